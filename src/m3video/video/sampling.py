@@ -1,0 +1,103 @@
+"""Which frames of a video a clip needs.
+
+A clip is T input frames at stride s, and, when motion is wanted, windows of L + 1 consecutive raw
+frames that begin at the first frame of each tubelet. With T = 4, s = 4, tubelet 2 and L = 6
+(i: input frame, t: first frame of a tubelet, o: read for its motion only, .: not read):
+
+    raw frame  0         1
+               0 1 2 3 4 5 6 7 8 9 0 1 2 3 4
+               t o o o i o o . t o o o i o o    span 15, 14 rows
+
+- The frames that are read are the *rows*, in ascending order; where windows overlap, a frame is one row.
+- A video shorter than the span repeats its last frame; those rows are marked as not real.
+- Everything that is drawn comes from `sample_generator(seed, epoch, index)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from m3video.config import ClipConfig
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """Which raw-rate frames of a span a clip needs, all relative to the span's first frame."""
+
+    offsets: tuple[int, ...]
+    """[R] raw frames that are read, ascending; the first is 0."""
+    inputs: tuple[int, ...]
+    """[T] rows (positions in `offsets`) that the encoder reads."""
+    starts: tuple[int, ...]
+    """[T / tubelet] rows: the first frame of each tubelet. With L > 0 the rows start … start + L are
+    consecutive raw frames."""
+    length: int
+    """L: steps of a trajectory; 0 when no motion is needed."""
+
+    @property
+    def span(self) -> int:
+        """Raw frames from the first to the last that is needed, both included."""
+        return self.offsets[-1] + 1
+
+    @property
+    def pairs(self) -> tuple[int, ...]:
+        """[P] rows r, ascending, for which the flow from row r to row r + 1 is needed."""
+        return tuple(sorted({row + step for row in self.starts for step in range(self.length)}))
+
+
+def plan_clip(clip: ClipConfig, length: int) -> ClipPlan:
+    """Find the rows of a clip whose trajectories have `length` steps (0: no motion is needed).
+
+    Trajectories are at the raw frame rate although the input is sparse (MME, arXiv 2210.06096,
+    "interpolation" of motion).
+    """
+    if length < 0:
+        raise ValueError(f"length {length} is negative: use 0 when no motion is needed")
+    inputs = [frame * clip.stride for frame in range(clip.frames)]
+    starts = inputs[:: clip.tubelet]
+    windows = {start + step for start in starts for step in range(length + 1)}
+    offsets = sorted(windows.union(inputs))
+    row = {offset: position for position, offset in enumerate(offsets)}
+    return ClipPlan(
+        offsets=tuple(offsets),
+        inputs=tuple(row[offset] for offset in inputs),
+        starts=tuple(row[offset] for offset in starts),
+        length=length,
+    )
+
+
+def random_start(count: int, span: int, generator: torch.Generator) -> int:
+    """Draw the first frame of a span, uniform over all that fit in `count` frames; 0 if none fits."""
+    last = max(count - span, 0)
+    return int(torch.randint(last + 1, (), generator=generator))
+
+
+def segment_starts(count: int, span: int, segments: int) -> list[int]:
+    """First frames of `segments` spans for testing: centres of equal parts of all starts that fit."""
+    last = max(count - span, 0)
+    return [(2 * segment + 1) * last // (2 * segments) for segment in range(segments)]
+
+
+def span_rows(plan: ClipPlan, start: int, count: int) -> tuple[list[int], list[bool]]:
+    """Place a plan in a video of `count` frames.
+
+    Returns:
+        Frame number of each row [R], and whether the row is real [R]: False where the video has ended
+        and its last frame is repeated. Motion is unknown from the first step that reaches such a row.
+    """
+    if not 0 <= start < count:
+        raise ValueError(f"start {start} is not a frame of a video of {count} frames")
+    wanted = [start + offset for offset in plan.offsets]
+    return [min(frame, count - 1) for frame in wanted], [frame < count for frame in wanted]
+
+
+def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
+    """Make the one source of randomness of a sample (all arguments ≥ 0).
+
+    Neighbouring arguments give unrelated streams, whichever worker, restart or world size asks.
+    """
+    state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
