@@ -8,7 +8,8 @@ frames that begin at the first frame of each tubelet. With T = 4, s = 4, tubelet
                0 1 2 3 4 5 6 7 8 9 0 1 2 3 4
                t o o o i o o . t o o o i o o    span 15, 14 rows
 
-- The frames that are read are the *rows*, in ascending order; where windows overlap, a frame is one row.
+- The frames that are read are the *rows*, in ascending order; where windows overlap, a frame is one
+  row.
 - A video shorter than the span repeats its last frame; those rows are marked as not real.
 - Everything that is drawn comes from `sample_generator(seed, epoch, index)`.
 """
@@ -32,8 +33,8 @@ class ClipPlan:
     inputs: tuple[int, ...]
     """[T] rows (positions in `offsets`) that the encoder reads."""
     starts: tuple[int, ...]
-    """[T / tubelet] rows: the first frame of each tubelet. With L > 0 the rows start … start + L are
-    consecutive raw frames."""
+    """[T / tubelet] rows: the first frame of each tubelet. With L > 0 the rows start … start + L
+    are consecutive raw frames."""
     length: int
     """L: steps of a trajectory; 0 when no motion is needed."""
 
@@ -70,13 +71,13 @@ def plan_clip(clip: ClipConfig, length: int) -> ClipPlan:
 
 
 def random_start(count: int, span: int, generator: torch.Generator) -> int:
-    """Draw the first frame of a span, uniform over all that fit in `count` frames; 0 if none fits."""
+    """Draw a span's first frame, uniform over all that fit in `count` frames; 0 if none fits."""
     last = max(count - span, 0)
     return int(torch.randint(last + 1, (), generator=generator))
 
 
 def segment_starts(count: int, span: int, segments: int) -> list[int]:
-    """First frames of `segments` spans for testing: centres of equal parts of all starts that fit."""
+    """First frames of `segments` spans for testing: centres of equal parts of all that fit."""
     last = max(count - span, 0)
     return [(2 * segment + 1) * last // (2 * segments) for segment in range(segments)]
 
@@ -85,8 +86,9 @@ def span_rows(plan: ClipPlan, start: int, count: int) -> tuple[list[int], list[b
     """Place a plan in a video of `count` frames.
 
     Returns:
-        Frame number of each row [R], and whether the row is real [R]: False where the video has ended
-        and its last frame is repeated. Motion is unknown from the first step that reaches such a row.
+        Frame number of each row [R], and whether the row is real [R]: False where the video has
+        ended and its last frame is repeated. Motion is unknown from the first step that reaches
+        such a row.
     """
     if not 0 <= start < count:
         raise ValueError(f"start {start} is not a frame of a video of {count} frames")

@@ -1,0 +1,429 @@
+"""Read frames of a video file by number.
+
+- A frame's number is its place in what decoding the whole file shows, from 0.
+- `len(reader)` is exact: packets are counted without decoding where one packet is one frame, else
+  the file is decoded once. The header's count is never used.
+- Reading seeks to the keyframe before what is wanted and decodes on from there. Decoded timestamps
+  must then follow the order that the packets promised; where they do not, the reader gives up
+  seeking and decodes from the start, so a frame is the same however it was reached.
+- Only frames that are returned are converted to RGB, and turned as the file's display matrix says.
+- Only the file itself is opened: never a network address or a playlist's entries elsewhere.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from torch import Tensor
+
+from m3video.errors import VideoError
+
+# In these codecs every packet that a container holds is one shown frame. VP8 keeps hidden frames in
+# packets of their own, and MPEG-4 Part 2 "not coded" ones, a few bytes long: see `_one_to_one`.
+_ONE_TO_ONE = frozenset(
+    ("h264", "hevc", "av1", "vp9", "mpeg1video", "mpeg2video")
+    + ("mjpeg", "gif", "png", "rawvideo", "ffv1", "huffyuv", "prores", "dnxhd")
+)
+_NOT_CODED_BYTES = 16
+# These containers store when a frame is shown. AVI and raw streams do not: FFmpeg guesses.
+_SHOW_TIMES = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+_PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
+# When the next keyframe is nearer than this, decoding on is cheaper than a seek, which empties the
+# decoder.
+_SEEK_GAP = 16
+
+
+class _UnreliableSeekError(Exception):
+    """Decoding after a seek did not give the frames that the packets promised."""
+
+
+@dataclass(frozen=True)
+class _Packet:
+    pts: int | None
+    dts: int | None
+    key: bool
+    discard: bool
+    size: int
+    duration: int
+
+
+class VideoReader:
+    """An open video file; a context manager.
+
+    Args:
+        path: a local file.
+        threads: decoding threads. Data workers use 1.
+
+    Raises:
+        VideoError: the file cannot be opened, or holds no video frame.
+    """
+
+    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+        self.path = Path(path)
+        self._threads = threads
+        self._reformatter = VideoReformatter()
+        self._open()
+        try:
+            self._scan()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._container.close()
+
+    def __len__(self) -> int:
+        """Exact number of frames."""
+        return self._count
+
+    @property
+    def duration(self) -> float:
+        """Seconds that the frames are shown."""
+        return self._count / self.fps
+
+    @property
+    def height(self) -> int:
+        """Pixels, as displayed."""
+        return self._displayed_size()[0]
+
+    @property
+    def width(self) -> int:
+        """Pixels, as displayed."""
+        return self._displayed_size()[1]
+
+    def frames(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Read frames, in any order and with repeats.
+
+        Returns:
+            RGB, uint8 [len(indices), H, W, 3].
+
+        Raises:
+            IndexError: an index that is not in 0 … len(self) − 1.
+            VideoError: a frame that cannot be decoded; the message names it.
+        """
+        rows: dict[int, list[int]] = {}
+        for row, index in enumerate(indices):
+            if not 0 <= index < self._count:
+                raise IndexError(f"{self.path}: frame {index} is not in 0 … {self._count - 1}")
+            rows.setdefault(index, []).append(row)
+        if not rows:
+            return np.empty((0, self.height, self.width, 3), np.uint8)
+        out: NDArray[np.uint8] | None = None
+        for index in sorted(rows):
+            image = self._rgb(self._frame(index))
+            if out is None:
+                out = np.empty((len(indices), *image.shape), np.uint8)
+            for row in rows[index]:
+                out[row] = image
+        assert out is not None
+        return out
+
+    def sweep(self) -> Iterator[NDArray[np.uint8]]:
+        """All frames from the first to the last, each uint8 [H, W, 3] RGB."""
+        for index in range(self._count):
+            yield self.frames([index])[0]
+
+    __iter__ = sweep
+
+    def verify(self) -> None:
+        """Decode every frame from the start.
+
+        Raises:
+            VideoError: a frame cannot be decoded, or there are fewer or more than were counted.
+        """
+        self._rewind()
+        for _ in range(self._count):
+            self._next_frame()
+        if next(self._decoded, None) is not None:
+            raise VideoError(f"{self.path}: decodes to more frames than its {self._count} packets")
+
+    # -- opening
+
+    def _open(self) -> None:
+        if self.path.is_dir():
+            raise VideoError(f"{self.path}: is a directory, not a video file")
+        try:
+            # "file:" and the whitelist keep FFmpeg from following names to other protocols.
+            container = av.open(
+                f"file:{self.path}",
+                options={"protocol_whitelist": "file"},
+                metadata_errors="replace",
+            )
+        except (av.FFmpegError, OSError) as error:
+            raise VideoError(f"{self.path}: {_reason(error)}") from error
+        stream = container.streams.best("video")
+        if container.format.name in _PLAYLISTS or not isinstance(stream, VideoStream):
+            playlist = container.format.name in _PLAYLISTS
+            container.close()
+            raise VideoError(
+                f"{self.path}: {'is a playlist' if playlist else 'has no video stream'}"
+            )
+        stream.codec_context.thread_count = self._threads
+        stream.thread_type = "AUTO"
+        self._container: InputContainer = container
+        self._stream: VideoStream = stream
+        self._decoded: Iterator[VideoFrame] = iter(())
+        self._position: int | None = None  # number of the frame that _decoded gives next
+        self._coded = stream.codec_context.width, stream.codec_context.height
+
+    def _rewind(self) -> None:
+        """Start decoding at the beginning of the file, without a seek."""
+        self.close()
+        self._open()
+        self._decoded = self._decode(self._container.demux(self._stream))
+        self._position = 0
+
+    # -- what the packets tell
+
+    def _scan(self) -> None:
+        """Read all packets without decoding: how many frames, when each is shown, where to seek."""
+        packets = self._read_packets()
+        if not packets:
+            raise VideoError(f"{self.path}: holds no video frame")
+        shown = [packet.pts for packet in packets if not packet.discard]
+        times = sorted(pts for pts in shown if pts is not None)
+        reliable = (
+            len(set(times)) == len(shown) > 0
+            and packets[0].key
+            and packets[0].pts == min(packet.pts or 0 for packet in packets)
+            and (self._container.format.name in _SHOW_TIMES or times == shown)
+            and self._one_to_one(packets)
+        )
+        # Without reliable times nothing can be sought: count by decoding, read from the start.
+        self._times = times if reliable else []
+        self._keys = (
+            [
+                (p.pts, p.dts if p.dts is not None else p.pts)
+                for p in packets
+                if p.key and p.pts is not None
+            ]
+            if reliable
+            else []
+        )
+        self._count = len(times) if reliable else self._count_by_decoding()
+        self.fps = self._rate(packets)
+        """Frames per second on average, from the times at which frames are shown."""
+
+    def _read_packets(self) -> list[_Packet]:
+        packets: list[_Packet] = []
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size == 0:  # the end, or AVI's way to show the last frame for longer
+                    continue
+                if packet.is_corrupt:
+                    raise VideoError(f"{self.path}: packet {len(packets)} is damaged or cut off")
+                packets.append(
+                    _Packet(
+                        packet.pts,
+                        packet.dts,
+                        packet.is_keyframe,
+                        packet.is_discard,
+                        packet.size,
+                        packet.duration or 0,
+                    )
+                )
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"{self.path}: packet {len(packets)} cannot be read: {_reason(error)}"
+            ) from error
+        return packets
+
+    def _one_to_one(self, packets: list[_Packet]) -> bool:
+        codec = self._stream.codec_context.codec.canonical_name
+        if codec == "mpeg4":
+            return min(packet.size for packet in packets) >= _NOT_CODED_BYTES
+        return codec in _ONE_TO_ONE
+
+    def _count_by_decoding(self) -> int:
+        self._rewind()
+        count = 0
+        try:
+            for _ in self._decoded:
+                count += 1
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"{self.path}: frame {count} cannot be decoded: {_reason(error)}"
+            ) from error
+        if count == 0:
+            raise VideoError(f"{self.path}: holds no video frame")
+        self._position = None
+        return count
+
+    def _rate(self, packets: list[_Packet]) -> float:
+        header = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        if self._times and self._stream.time_base:
+            last = next(p for p in packets if p.pts == self._times[-1])
+            mean = (self._times[-1] - self._times[0]) / max(len(self._times) - 1, 1)
+            ticks = self._times[-1] - self._times[0] + (last.duration or mean)
+            if ticks > 0:
+                shown = len(self._times) / float(ticks * self._stream.time_base)
+                # Containers round times (Matroska to milliseconds): keep a header that agrees.
+                return header if abs(header - shown) < 0.005 * shown else shown
+        return header if header > 0 else 25.0
+
+    # -- from numbers to frames
+
+    def _frame(self, index: int) -> VideoFrame:
+        """Decode frame `index`."""
+        if self._keys:
+            try:
+                return self._seek_and_decode(index)
+            except (_UnreliableSeekError, av.FFmpegError):
+                self._keys = []
+                self._position = None
+        if self._position is None or self._position > index:
+            self._rewind()
+        while True:
+            number = self._position
+            frame = self._next_frame()
+            if number == index:
+                return frame
+
+    def _next_frame(self) -> VideoFrame:
+        """The next frame of a pass that began at the start of the file."""
+        assert self._position is not None
+        number, self._position = self._position, None  # unknown if decoding fails
+        try:
+            frame = next(self._decoded, None)
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"{self.path}: frame {number} cannot be decoded: {_reason(error)}"
+            ) from error
+        if frame is None:
+            raise VideoError(f"{self.path}: decoding ends at frame {number} of {self._count}")
+        self._position = number + 1
+        return frame
+
+    def _seek_and_decode(self, index: int) -> VideoFrame:
+        target = bisect_right(self._keys, self._times[index], key=lambda key: key[0]) - 1
+        key_index = bisect_left(self._times, self._keys[target][0])
+        if (
+            self._position is None
+            or index < self._position
+            or key_index >= self._position + _SEEK_GAP
+        ):
+            self._seek(*self._keys[target])
+        assert self._position is not None
+        number, self._position = self._position, None
+        for frame in self._decoded:
+            if frame.pts != self._times[number]:
+                raise _UnreliableSeekError
+            if number == index:
+                self._position = number + 1
+                return frame
+            number += 1
+        raise _UnreliableSeekError
+
+    def _seek(self, pts: int, dts: int) -> None:
+        """Let decoding go on at the keyframe shown at `pts`, or an earlier one."""
+        # Some demuxers look for the time of showing, some for that of decoding.
+        for time in (pts, dts):
+            self._container.seek(time, stream=self._stream)
+            packets = self._container.demux(self._stream)
+            first = next(packets)
+            if first.pts is not None and first.pts <= pts:
+                break
+        else:
+            raise _UnreliableSeekError
+        start = first.pts
+        # Frames shown before the keyframe but stored after it refer to frames not decoded here.
+        self._decoded = (
+            frame
+            for frame in self._decode(chain((first,), packets))
+            if frame.pts is None or frame.pts >= start
+        )
+        self._position = bisect_left(self._times, start)
+
+    def _decode(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+        for packet in packets:
+            for frame in packet.decode():
+                assert isinstance(frame, VideoFrame)
+                yield frame
+
+    # -- from decoded to displayed
+
+    def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """A view of the frame as RGB [H, W, 3]; valid while nothing else is decoded."""
+        width, height = self._coded
+        # swscale's own threads cost more than they give, and starve when all cores are busy.
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
+        plane = rgb.planes[0]
+        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
+        return _displayed(frame, lines[:, : 3 * width].reshape(height, width, 3))
+
+    def _displayed_size(self) -> tuple[int, int]:
+        width, height = self._coded
+        shape = _displayed(self._frame(0), np.empty((height, width, 0), np.uint8)).shape
+        return shape[0], shape[1]
+
+
+def _displayed(frame: VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Turn and mirror coded pixels [H, W, C] as the file's display matrix says.
+
+    The matrix maps (x, y) to (a x + c y, b x + d y), in 16.16 fixed point, row by row a b u c d v.
+    """
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return pixels
+    a, b, _, c, d, _, *_ = np.frombuffer(memoryview(side_data), np.int32).tolist()
+    if abs(b) > abs(a):
+        pixels = pixels.transpose(1, 0, 2)
+        a, d = c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
+
+
+def read_frames(
+    path: str | Path, *, start: int = 0, count: int | None = None, stride: int = 1
+) -> Tensor:
+    """Read `count` frames (all that follow when None), `stride` apart, from frame `start` on.
+
+    Returns:
+        RGB, uint8 [S, H, W, 3].
+
+    Raises:
+        VideoError: not a readable video, or it has no such frames.
+    """
+    if start < 0 or stride < 1 or (count is not None and count < 1):
+        raise VideoError(
+            f"{path}: start {start}, count {count}, stride {stride}: "
+            "start must be at least 0, count and stride at least 1"
+        )
+    with VideoReader(path) as reader:
+        stop = len(reader) if count is None else start + (count - 1) * stride + 1
+        if stop > len(reader) or start >= len(reader):
+            raise VideoError(
+                f"{path}: frames {start} … {max(stop, start + 1) - 1} were asked for, "
+                f"but it has {len(reader)}; choose a smaller start, count or stride"
+            )
+        return torch.from_numpy(reader.frames(range(start, stop, stride)))
