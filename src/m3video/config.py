@@ -1,7 +1,7 @@
 """Every setting of a run: pydantic models that the command line, YAML files and recipes share.
 
-The docstring below a field is its help text. Unknown keys are refused. A resolved config is saved as
-`config.yaml` in the run directory and can be given back with `--config`.
+The docstring below a field is its help text. Unknown keys are refused. A resolved config is saved
+as `config.yaml` in the run directory and can be given back with `--config`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ FlowName = Literal["dis-ultrafast", "dis-fast", "dis-medium", "farneback"]
 
 
 class MotionConfig(Config):
-    """How trajectories are found. They start in each tubelet's first frame, at the raw frame rate."""
+    """Trajectories: they start in each tubelet's first frame, at the raw frame rate."""
 
     flow: FlowName = "dis-fast"
     """Optical flow estimator."""
@@ -258,7 +258,9 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _batch_splits(self) -> Self:
         if self.batch % self.accumulate:
-            raise ValueError(f"batch {self.batch} is not a multiple of accumulate {self.accumulate}")
+            raise ValueError(
+                f"batch {self.batch} is not a multiple of accumulate {self.accumulate}"
+            )
         return self
 
 
@@ -386,7 +388,9 @@ def load_pretrain_config(path: Path) -> PretrainConfig:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as a YAML config: {reason}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a config is a mapping of names to values; see config.yaml of a run")
+        raise ConfigError(
+            f"{path}: a config is a mapping of names to values; see config.yaml of a run"
+        )
     try:
         return PretrainConfig.model_validate(data)
     except ValidationError as error:

@@ -1,8 +1,8 @@
 """The recipes: named, documented configs. A recipe is data, not a code path.
 
 Each is what a paper or a release trains with; a name with `-tiny` is the same targets and mask on
-64×64 clips with the `nano` encoder, for CPUs. Sources: VideoMAE arXiv 2203.12602 (section 4, tables in
-the appendix), Masked Motion Encoding arXiv 2210.06096 (section 3 and 4.1).
+64×64 clips with the `nano` encoder, for CPUs. Sources: VideoMAE arXiv 2203.12602 (section 4 and the
+tables of the appendix), Masked Motion Encoding arXiv 2210.06096 (sections 3 and 4.1).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ RECIPES: dict[str, Recipe] = {
             _MME_BASE,
             {
                 "targets": {
-                    "trajectory": {"weight": 1.0, "scale": 4.0},
+                    "trajectory": {"weight": 1.0, "normalise": "none", "scale": 4.0},
                     "trajectory_hog": {"weight": 1.0},
                 },
             },
@@ -108,16 +108,17 @@ def _tiny(recipe: Recipe) -> Recipe:
     settings = merge(recipe.settings, _TINY)
     for name in {"hog", "trajectory_hog"} & set(settings["targets"]):
         settings = merge(settings, {"targets": {name: {"cell": 4}}})
-    if settings["targets"].get("trajectory", {}).get("normalise", "none") == "none":
-        if "trajectory" in settings["targets"]:
-            settings = merge(settings, {"targets": {"trajectory": {"clamp": 6.0, "scale": 1.5}}})
+    if settings["targets"].get("trajectory", {}).get("normalise") == "none":
+        settings = merge(settings, {"targets": {"trajectory": {"clamp": 6.0, "scale": 1.5}}})
     return Recipe(f"For CPUs, 64×64 clips. {recipe.summary}", settings)
 
 
 RECIPES.update({f"{name}-tiny": _tiny(recipe) for name, recipe in list(RECIPES.items())})
 
 
-def recipe_config(name: str, *, data: str, out: Path, changes: Settings | None = None) -> PretrainConfig:
+def recipe_config(
+    name: str, *, data: str, out: Path, changes: Settings | None = None
+) -> PretrainConfig:
     """The config of a recipe for some data, with changes laid over it.
 
     Args:

@@ -1,0 +1,329 @@
+"""The command line: one verb a function, help from the configs' docstrings.
+
+A user's mistake ends in one line on stderr and exit code 2, never in a traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from m3video.config import PretrainConfig, ProbeConfig, load_pretrain_config
+from m3video.errors import ConfigError, DivergedError, M3VideoError
+from m3video.recipes import RECIPES, recipe_config
+
+T = TypeVar("T")
+
+DEFAULT_RECIPE = "mme"
+DEMO_STEPS = 1500
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `m3video VERB …`; the exit code: 0, 2 for bad input, 1 for a run that failed."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_overview())
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb == "--version":
+        print(f"m3video {version('m3video')}")
+        return 0
+    if verb not in VERBS:
+        return _complain("", f"unknown verb {verb!r}: use one of {', '.join(VERBS)}")
+    try:
+        return VERBS[verb](rest)
+    except DivergedError as error:
+        _complain(verb, str(error))
+        return 1
+    except M3VideoError as error:
+        return _complain(verb, str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _complain(verb: str, message: str) -> int:
+    print(f"m3video{' ' + verb if verb else ''}: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _overview() -> str:
+    lines = ["usage: m3video VERB [options]", ""]
+    for verb, function in VERBS.items():
+        lines.append(f"  {verb:10} {(function.__doc__ or '').strip().splitlines()[0]}")
+    lines += ["", "m3video VERB --help tells the options of a verb."]
+    return "\n".join(lines)
+
+
+def _parse(
+    function: Callable[..., T] | type[T], arguments: list[str], *, verb: str, **kwargs: Any
+) -> T:
+    """Let tyro read the arguments; its boxes of error text become one line."""
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(written):
+            return tyro.cli(function, args=arguments, prog=f"m3video {verb}", **kwargs)
+    except SystemExit as error:
+        if error.code in {0, None}:
+            raise
+        raise ConfigError(f"{_plain(written.getvalue())}; see m3video {verb} --help") from None
+
+
+def _plain(box: str) -> str:
+    """The sentence in an error box of tyro, without frames and hints."""
+    text = re.sub(r"[╭╰│╮╯─]+", " ", box)
+    text = re.split(r"For full helptext|Argument helptext", " ".join(text.split()))[0]
+    text = re.sub(r"\d+ validation errors? for \w+", "", text)
+    text = re.sub(r" \[type=.*?, input_value=(.*?), input_type=\w+\]", _got, text)
+    text = re.sub(r"For further information visit \S+", "", text)
+    text = re.sub(r"Error parsing ([\w.-]+): +(Value error, )?", r"\1: ", text)
+    for title in ("Value error ", "Parsing error ", "Unrecognized options ", "Required options "):
+        text = text.removeprefix(title).removeprefix(" " + title)
+    text = re.sub(r"^settings\.(\S+): (\w+) (?=Input)", r"\1.\2: ", " ".join(text.split()))
+    return text.removeprefix("settings.").replace(" : ", ": ")
+
+
+def _got(match: re.Match[str]) -> str:
+    value = match.group(1)
+    return "" if value.startswith("{") else f" (got {value})"
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    """The value of one option, before all others are read: it decides their defaults."""
+    for position, argument in enumerate(arguments):
+        if argument == f"--{name}" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _pretrain_defaults(arguments: list[str]) -> PretrainConfig:
+    """The config of `--config` or `--recipe`; what has no default is left for tyro to ask for."""
+    recipe, path = _option(arguments, "recipe"), _option(arguments, "config")
+    if recipe is not None and path is not None:
+        raise ConfigError("--recipe and --config both give the defaults: use one of them")
+    if path is not None:
+        return load_pretrain_config(Path(path))
+    config = recipe_config(recipe or DEFAULT_RECIPE, data="", out=Path())
+    return config.model_copy(update={"data": tyro.MISSING, "out": tyro.MISSING})
+
+
+def _pretrain(arguments: list[str]) -> int:
+    """Pre-train a video transformer from unlabelled videos by predicting what is hidden."""
+
+    def read(
+        settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = _pretrain_defaults(arguments),  # noqa: B008
+        recipe: Annotated[str, tyro.conf.arg(metavar="|".join(RECIPES))] = DEFAULT_RECIPE,
+        config: Path | None = None,
+    ) -> PretrainConfig:
+        """Pre-train a video transformer by predicting what is hidden.
+
+        Args:
+            settings: all settings.
+            recipe: the named config that gives the defaults below.
+            config: a config.yaml, as in a run directory, that gives the defaults instead.
+        """
+        return settings
+
+    settings = _parse(read, arguments, verb="pretrain")
+    from m3video.report.page import write_report
+    from m3video.train.pretrain import pretrain
+
+    run = pretrain(settings)
+    page = write_report(run)
+    print(f"encoder: {run / 'model'}\nreport:  {page}")
+    return 0
+
+
+def _probe(arguments: list[str]) -> int:
+    """Measure frozen features: linear probe and nearest neighbours on labelled videos."""
+    config = _parse(ProbeConfig, arguments, verb="probe")
+    from m3video.train.probe import format_result, probe
+
+    print(format_result(probe(config)))
+    return 0
+
+
+def _index(arguments: list[str]) -> int:
+    """Scan and verify videos, and write a manifest."""
+
+    def read(
+        videos: tyro.conf.Positional[str],
+        out: Path,
+        labels_from_folders: bool = False,
+        workers: int = 2,
+        decode: bool = True,
+    ) -> dict[str, Any]:
+        """Scan and verify videos, and write a manifest: a CSV with one row a video.
+
+        Args:
+            videos: a folder, a CSV with a column `path`, or a list of "path label" lines.
+            out: the manifest.
+            labels_from_folders: take each video's label from the folder it lies in.
+            workers: processes that scan.
+            decode: decode every frame to verify it; --no-decode reads packets and the first frame.
+        """
+        return {
+            "videos": videos,
+            "out": out,
+            "labels_from_folders": labels_from_folders,
+            "workers": workers,
+            "decode": decode,
+        }
+
+    settings = _parse(read, arguments, verb="index")
+    from m3video.video.manifest import index
+
+    index(**settings)
+    return 0
+
+
+def _report(arguments: list[str]) -> int:
+    """Write one self-contained HTML page about a run."""
+
+    def read(run: tyro.conf.Positional[Path]) -> Path:
+        """Write one self-contained HTML page about a run: RUN/report.html.
+
+        Args:
+            run: a run directory.
+        """
+        return run
+
+    run = _parse(read, arguments, verb="report")
+    from m3video.report.page import write_report
+
+    print(write_report(run))
+    return 0
+
+
+def _demo(arguments: list[str]) -> int:
+    """Pre-train on rendered moving shapes, probe, and report: nothing else needed."""
+
+    def read(
+        out: Path = Path("runs/demo"), steps: int = DEMO_STEPS, workers: int = 1
+    ) -> dict[str, Any]:
+        """Pre-train with motion and with pixel targets on rendered clips, probe both, and report.
+
+        Args:
+            out: folder for the two runs, demo.json and the report.
+            steps: optimiser steps of each run.
+            workers: data worker processes of each run.
+        """
+        return {"out": out, "steps": steps, "workers": workers}
+
+    settings = _parse(read, arguments, verb="demo")
+    from m3video.demo import demo
+
+    demo(**settings)
+    return 0
+
+
+def _benchmark(arguments: list[str]) -> int:
+    """Measure motion, loader or train on this machine."""
+    if not arguments or arguments[0] not in BENCHMARKS:
+        if arguments[:1] in (["-h"], ["--help"]):
+            print(f"usage: m3video benchmark {'|'.join(BENCHMARKS)} [options]")
+            return 0
+        given = repr(arguments[0]) if arguments else "nothing"
+        raise ConfigError(f"{given} cannot be measured: use one of {', '.join(BENCHMARKS)}")
+    kind, *rest = arguments
+    settings = _parse(BENCHMARKS[kind], rest, verb=f"benchmark {kind}")
+    path = settings.pop("json")
+    from m3video.model.checkpoint import write_json
+
+    if path is not None and not path.parent.is_dir():
+        raise ConfigError(f"--json {path}: there is no folder {path.parent}; make it first")
+    run, show = _benchmark_functions(kind)
+    result = run(**settings)
+    show(result)
+    if path is not None:
+        write_json(path, result)
+    return 0
+
+
+def _benchmark_motion(
+    flow: Path | None = None, repeats: int = 5, json: Path | None = None
+) -> dict[str, Any]:
+    """Error of the estimators, and cost of the targets next to a training step, on one CPU thread.
+
+    Args:
+        flow: a folder of pairs NAME_frame1.png, NAME_frame2.png and NAME_flow.flo with known flow.
+        repeats: times that each thing is timed; the median counts.
+        json: write the figures there.
+    """
+    return {"flow": flow, "repeats": repeats, "json": json}
+
+
+def _benchmark_loader(
+    videos: Path | None = None, clips: int = 40, json: Path | None = None
+) -> dict[str, Any]:
+    """Clips per second of the loader against plain decoding of the same frames.
+
+    Args:
+        videos: a folder of videos; without it, clips made on the spot.
+        clips: clips that each side loads.
+        json: write the figures there.
+    """
+    return {"videos": videos, "clips": clips, "json": json}
+
+
+def _benchmark_train(
+    size: Literal["nano", "ti", "s", "b", "l", "h"] = "s",
+    batch: int = 2,
+    repeats: int = 5,
+    threads: int = 1,
+    device: str = "cpu",
+    json: Path | None = None,
+) -> dict[str, Any]:
+    """Our training step against that of transformers' VideoMAEForPreTraining of the same size.
+
+    Args:
+        size: of the encoder.
+        batch: clips a step.
+        repeats: steps of each that are timed; the median counts.
+        threads: CPU threads.
+        device: cpu, cuda, or any torch device.
+        json: write the figures there.
+    """
+    return {
+        "size": size,
+        "batch": batch,
+        "repeats": repeats,
+        "threads": threads,
+        "device": device,
+        "json": json,
+    }
+
+
+def _benchmark_functions(
+    kind: str,
+) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], Any]]:
+    module = import_module(f"m3video.benchmark.{kind}")
+    return getattr(module, f"benchmark_{kind}"), module.print_table
+
+
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "motion": _benchmark_motion,
+    "loader": _benchmark_loader,
+    "train": _benchmark_train,
+}
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "pretrain": _pretrain,
+    "probe": _probe,
+    "index": _index,
+    "report": _report,
+    "demo": _demo,
+    "benchmark": _benchmark,
+}

@@ -1,0 +1,87 @@
+"""Frozen features: one vector a video, from an encoder that reads all tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.progress import track as progress
+from torch import Tensor
+
+from m3video.config import ClipConfig
+from m3video.model.vit import VisionTransformer
+from m3video.video.augment import normalise
+from m3video.video.loader import ClipSource, make_eval_loader
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the probes read.
+
+    Attributes:
+        values: float32 [V, D], the mean of the tokens of all clips of a video.
+        labels: int64 [V].
+        videos: int64 [V], the positions of the videos in the data set.
+        unreadable: (path, reason) of the videos that are missing from it.
+    """
+
+    values: Tensor
+    labels: Tensor
+    videos: Tensor
+    unreadable: list[tuple[str, str]]
+
+
+@torch.inference_mode()
+def extract_features(
+    encoder: VisionTransformer,
+    source: ClipSource,
+    *,
+    clip: ClipConfig,
+    segments: int = 1,
+    batch: int = 32,
+    workers: int = 0,
+    device: torch.device,
+    title: str = "features",
+) -> Features:
+    """Encode every clip of `source` once and average over tokens and over the clips of a video.
+
+    Item i of the source is clip i mod `segments` of video i div `segments`. A video that cannot be
+    read is left out and listed: no other takes its place.
+
+    Args:
+        encoder: reads [B, 3, T, H, W] and gives [B, N, D].
+        source: clips whose rows are exactly the T input frames, or whose plan `clip` describes.
+        clip: T, H and W of the encoder.
+        segments: clips a video.
+        batch: clips at a time.
+        workers: data worker processes.
+        device: where the encoder runs.
+        title: the name of the progress bar.
+    """
+    encoder = encoder.eval().to(device)
+    sums = torch.zeros(len(source) // segments, encoder.width)
+    counts = torch.zeros(len(source) // segments)
+    labels = torch.full((len(source) // segments,), -1)
+    unreadable: list[tuple[str, str]] = []
+    loader = make_eval_loader(source, batch=batch, workers=workers)
+    total = -(-len(source) // batch)
+    for clips in progress(
+        loader, description=title, total=total, transient=True, console=Console(stderr=True)
+    ):
+        unreadable += [entry for entry in clips.unreadable if entry not in unreadable]
+        if len(clips.index) == 0:
+            continue
+        frames = normalise(clips.frames[:, : clip.frames].to(device))
+        pooled = encoder(frames).float().mean(1).cpu()
+        video = clips.index // segments
+        sums.index_add_(0, video, pooled)
+        counts.index_add_(0, video, torch.ones(len(video)))
+        labels[video] = clips.label
+    seen = counts > 0
+    return Features(
+        values=sums[seen] / counts[seen, None],
+        labels=labels[seen],
+        videos=seen.nonzero().squeeze(1),
+        unreadable=unreadable,
+    )

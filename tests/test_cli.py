@@ -1,0 +1,123 @@
+"""The command line: one clear line and exit code 2 for bad input; help that tells the options."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from m3video.cli import BENCHMARKS, VERBS, main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pretain"], "unknown verb 'pretain': use one of pretrain, probe"),
+        (["pretrain", "--data", "x"], "--out"),
+        (
+            ["pretrain", "--data", "x", "--out", "y", "--clip.size", "33", "48"],
+            "clip: size 33×48 is not a multiple of patch 16",
+        ),
+        (
+            ["pretrain", "--data", "x", "--out", "y", "--train.batch", "0"],
+            "train.batch: Input should be greater than or equal to 1 (got 0)",
+        ),
+        (["pretrain", "--data", "x", "--out", "y", "--train.batch", "many"], "'many'"),
+        (["pretrain", "--data", "x", "--out", "y", "--lr", "1"], "--lr"),
+        (
+            ["pretrain", "--recipe", "mmme", "--data", "x", "--out", "y"],
+            "recipe 'mmme' is not known",
+        ),
+        (["pretrain", "--config", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["pretrain", "--recipe", "mme", "--config", "c.yaml"], "use one of them"),
+        (["pretrain", "--data", "nowhere", "--out", "y"], "nowhere"),
+        (["probe", "--init", "nowhere", "--data", "moving-shapes"], "nowhere"),
+        (["index", "nowhere", "--out", "m.csv"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["benchmark", "speed"], "'speed' cannot be measured: use one of motion, loader, train"),
+        (["benchmark", "train", "--json", "no/where.json"], "no folder no"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert words in captured.err
+    assert captured.err.startswith("m3video")
+    assert list(tmp_path.iterdir()) == [], "something half-written was left"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if verb == "benchmark":
+        assert main([verb, "--help"]) == 0
+    else:
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--help"])
+        assert stop.value.code == 0
+    assert f"usage: m3video {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", BENCHMARKS)
+def test_every_benchmark_takes_json(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["benchmark", kind, "--help"])
+    assert "--json" in capsys.readouterr().out
+
+
+def test_help_shows_the_recipes_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--recipe", "videomae", "--help"])
+    assert "(default: 0.9)" in capsys.readouterr().out
+
+
+def test_as_a_module_without_arguments_it_lists_the_verbs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "m3video"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_pretrain_probe_report_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--clip.size", "32", "48", "--train.steps", "3", "--train.batch", "4"]
+    tiny += ["--train.workers", "0", "--shapes.clips", "12", "--train.checkpoint-every", "2"]
+    pretrain = [
+        "pretrain",
+        "--recipe",
+        "mme-tiny",
+        "--data",
+        "moving-shapes",
+        "--out",
+        "run",
+        *tiny,
+    ]
+    assert main(pretrain) == 0
+    run = tmp_path / "run"
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+    assert (run / "report.html").stat().st_size > 10_000
+    capsys.readouterr()
+    assert main(pretrain) == 2, "a used run directory was not refused"
+    assert "--resume" in capsys.readouterr().err
+    probe = ["probe", "--init", "run", "--data", "moving-shapes", "--train-clips", "48"]
+    assert main([*probe, "--test-clips", "24", "--workers", "0", "--epochs", "2"]) == 0
+    result = json.loads((run / "probe-moving-shapes.json").read_text())
+    assert result["clips"] == {"train": 48, "test": 24}
+    assert 0 <= result["linear"] <= 1
+    assert main(["report", "run"]) == 0
+    assert "probe" in (run / "report.html").read_text().lower()

@@ -1,0 +1,78 @@
+"""Configs: what is refused, in what words, and that they survive a round trip through YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from m3video.config import (
+    ClipConfig,
+    PretrainConfig,
+    TargetsConfig,
+    load_pretrain_config,
+    one_line,
+    save_config,
+)
+from m3video.errors import ConfigError
+from m3video.recipes import RECIPES, recipe_config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_yaml_round_trip(name: str, tmp_path: Path) -> None:
+    config = recipe_config(name, data="videos", out=Path("runs/x"))
+    save_config(config, tmp_path / "config.yaml")
+    assert load_pretrain_config(tmp_path / "config.yaml") == config
+
+
+def test_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "data: x\nout: y\ntargets: {pixel: {weight: 1}}\nlearning: 3\n"
+    )
+    with pytest.raises(ConfigError, match="learning: Extra inputs are not permitted"):
+        load_pretrain_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "", "just words", "a: [1,"])
+def test_what_is_no_mapping_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_pretrain_config(tmp_path / "c.yaml")
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "c.yaml") in str(caught.value)
+
+
+def test_tokens_of_a_non_square_clip() -> None:
+    clip = ClipConfig(frames=8, size=(96, 160), patch=16)
+    assert clip.tokens == (4, 6, 10)
+    assert clip.token_count == 240
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"clip": {"frames": 15}}, "frames 15 is not a multiple of tubelet 2"),
+        ({"clip": {"size": (100, 224)}}, "size 100×224 is not a multiple of patch 16"),
+        ({"targets": {"pixel": {"weight": 0}}}, "no target has a weight above 0"),
+        ({"targets": {"hog": {"weight": 1, "cell": 5}}}, "does not divide patch 16"),
+        ({"augment": {"scales": (1.5,)}}, r"must be one or more numbers in \(0, 1\]"),
+        ({"augment": {"scales": ()}}, "must be one or more numbers"),
+        ({"mask": {"ratio": 1.0}}, "less than 1"),
+        ({"model": {"decoder_heads": 5}}, "decoder_width 192 is not a multiple"),
+        ({"train": {"batch": 5, "accumulate": 2}}, "batch 5 is not a multiple of accumulate 2"),
+    ],
+)
+def test_contradictions_are_named(settings: dict[str, object], words: str) -> None:
+    base = {"data": "x", "out": "y", "targets": {"pixel": {"weight": 1}}}
+    with pytest.raises(ValidationError) as caught:
+        PretrainConfig.model_validate({**base, **settings})
+    with pytest.raises(ConfigError, match=words):
+        raise ConfigError(one_line(caught.value))
+
+
+def test_only_motion_targets_need_trajectories() -> None:
+    still = TargetsConfig.model_validate({"pixel": {"weight": 1}, "hog": {"weight": 0.5}})
+    moving = TargetsConfig.model_validate({"pixel": {"weight": 1}, "trajectory_hog": {"weight": 1}})
+    assert (still.needs_motion, moving.needs_motion) == (False, True)
+    assert list(moving.active) == ["pixel", "trajectory_hog"]
