@@ -1,0 +1,89 @@
+"""Every command and snippet of the README is executed.
+
+Shell blocks marked `bash` run as they stand, in order, in one folder that has `videos` and `labelled`;
+some verbs get a few settings more, so that minutes become seconds. `make` commands are checked by make
+itself without being run: they run this very suite.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import write_video
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+SMALL = "--clip.frames 4 --clip.stride 2 --clip.size 48 64 --model.size nano --train.batch 2"
+SMALL += " --train.steps 2 --train.workers 0 --shapes.clips 4"
+SMALLER = {
+    "pretrain": SMALL,
+    "probe": "--epochs 2 --workers 0 --folds 2",
+    "index": "--workers 1",
+    "report": "",
+    "benchmark motion": "--repeats 1",
+    "benchmark loader": "--clips 2",
+    "benchmark train": "--repeats 1 --size nano --batch 1",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def smaller(command: list[str]) -> list[str]:
+    key = " ".join(command[1:3]) if command[1] == "benchmark" else command[1]
+    return [*command, *shlex.split(SMALLER[key])]
+
+
+def run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.slow
+def test_commands_and_snippets_run_as_shown(tmp_path: Path, made_folder: Path) -> None:
+    labelled = tmp_path / "labelled"
+    shutil.copytree(made_folder, labelled)
+    write_video(tmp_path / "cat.mp4", frames=70)
+    for command in commands():
+        assert command[0] == "m3video", command
+        run([sys.executable, "-m", *smaller(command)], tmp_path)
+    for name in ("manifest.csv", "motion.json", "runs/mme/report.html", "runs/mme/model"):
+        assert (tmp_path / name).exists(), name
+    snippets = blocks("python")
+    assert snippets
+    for snippet in snippets:
+        check = "\nassert tokens.shape[0] == 1 and tokens.shape[2] == encoder.width\n"
+        run([sys.executable, "-c", snippet + check], tmp_path)
+
+
+def test_the_two_commands_are_targets_of_make() -> None:
+    (first,) = [block for block in blocks("") if "make demo" in block]
+    targets = [shlex.split(line, comments=True) for line in first.splitlines()]
+    assert targets == [["make", "demo"], ["make", "test"]]
+    for command in targets:
+        run([*command, "--dry-run"], ROOT)
+
+
+def test_the_python_example_has_five_lines() -> None:
+    (snippet,) = blocks("python")
+    assert len(snippet.splitlines()) == 5
+
+
+def test_links_and_pictures_exist() -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -1,0 +1,174 @@
+"""The probe: features that hold the labels are found, noise is not, and no test video chooses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m3video.config import ClipConfig, ProbeConfig
+from m3video.errors import ConfigError
+from m3video.model.checkpoint import save_encoder
+from m3video.model.vit import VisionTransformer
+from m3video.train.features import Features, extract_features
+from m3video.train.probe import (
+    LinearChoice,
+    evaluate_features,
+    fit_linear,
+    folds,
+    nearest_neighbours,
+    probe,
+)
+from m3video.video.augment import normalise
+from m3video.video.loader import make_eval_loader
+from m3video.video.moving_shapes import CLASSES, MovingShapes
+from m3video.video.sampling import plan_clip
+
+CLIP = ClipConfig(frames=4, stride=2, size=(32, 48), patch=8)
+
+
+def config(**changes: object) -> ProbeConfig:
+    return ProbeConfig.model_validate(
+        {"init": "x", "data": "y", "epochs": 20, "workers": 0, **changes}
+    )
+
+
+def clouds(count: int, classes: int, gap: float) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(count) % classes
+    centres = torch.randn(classes, 16, generator=generator)
+    return gap * centres[labels] + torch.randn(count, 16, generator=generator), labels
+
+
+@pytest.mark.parametrize(("gap", "low", "high"), [(3.0, 0.95, 1.0), (0.0, 0.0, 0.45)])
+def test_separable_features_are_found_and_noise_is_not(gap: float, low: float, high: float) -> None:
+    values, labels = clouds(300, 4, gap)
+    features = Features(values, labels, torch.arange(300), [])
+    splits = folds(labels, None, 5, seed=0)
+    result = evaluate_features(features, splits, classes=4, config=config())
+    assert low <= result["linear"] <= high
+    assert low <= result["knn"] <= high
+    assert result["chance"] == 0.25
+    assert result["clips"]["test"] == 300, "every video is tested once"
+
+
+def test_the_grid_in_one_pass_equals_its_members_alone() -> None:
+    values, labels = clouds(100, 3, 1.0)
+    grid = [LinearChoice(0.1, 0.0), LinearChoice(0.01, 0.1)]
+    together = fit_linear(values, labels, grid, classes=3, config=config())
+    for point, head in zip(grid, together, strict=True):
+        (alone,) = fit_linear(values, labels, [point], classes=3, config=config())
+        torch.testing.assert_close(head.weight, alone.weight, rtol=1e-4, atol=1e-6)
+    assert (together[0].weight - together[1].weight).abs().max() > 1e-3
+
+
+def test_a_separable_problem_is_solved_as_scipy_solves_it() -> None:
+    """The optimum of the penalised loss, found by another optimiser (L-BFGS of SciPy)."""
+    from scipy.optimize import minimize
+
+    values, labels = clouds(90, 3, 0.7)
+    decay = 0.05
+    (head,) = fit_linear(
+        values, labels, [LinearChoice(0.3, decay)], classes=3, config=config(epochs=400)
+    )
+
+    def loss(flat: object) -> tuple[float, object]:
+        parameters = torch.tensor(flat, dtype=torch.float64, requires_grad=True)
+        weight, bias = parameters[:48].view(3, 16), parameters[48:]
+        logits = values.double() @ weight.T + bias
+        value = torch.nn.functional.cross_entropy(logits, labels)
+        value = value + decay / 2 * parameters.square().sum()
+        value.backward()
+        assert parameters.grad is not None
+        return value.item(), parameters.grad.numpy()
+
+    best = minimize(loss, torch.zeros(51).double().numpy(), jac=True, method="L-BFGS-B").x
+    torch.testing.assert_close(
+        head.weight.flatten(), torch.tensor(best[:48]).float(), rtol=0, atol=2e-3
+    )
+
+
+def test_neighbours_vote_by_similarity() -> None:
+    train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-0.1, 1.0], [0.1, 1.0]])
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    test = torch.tensor([[1.0, 0.05], [0.05, 1.0]])
+    # With k = 5 all vote: the two near ones must outweigh the three far ones.
+    votes = nearest_neighbours(train, labels, test, classes=2, k=5)
+    assert votes.tolist() == [0, 1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=4, max_size=20),
+    count=st.integers(2, 4),
+    seed=st.integers(0, 99),
+)
+def test_folds_test_everything_once_and_keep_groups_whole(
+    sizes: list[int], count: int, seed: int
+) -> None:
+    groups = [str(number) for number, size in enumerate(sizes) for _ in range(size)]
+    labels = torch.arange(len(groups)) % 3
+    parts = folds(labels, groups, count, seed)
+    tested = torch.cat([test for _, test in parts])
+    assert sorted(tested.tolist()) == list(range(len(groups)))
+    for train, test in parts:
+        assert not {groups[i] for i in train} & {groups[i] for i in test}
+        assert len(train) + len(test) == len(groups)
+
+
+def test_folds_spread_labels_evenly() -> None:
+    labels = torch.arange(60) % 6
+    for _, test in folds(labels, None, 5, seed=1):
+        assert torch.bincount(labels[test], minlength=6).tolist() == [2] * 6
+
+
+def test_more_folds_than_groups_are_refused() -> None:
+    with pytest.raises(ConfigError, match="only 2 groups"):
+        folds(torch.tensor([0, 1, 0]), ["a", "b", "a"], 3, seed=0)
+
+
+def test_features_are_the_mean_token_of_each_video() -> None:
+    source = MovingShapes(clips=6, clip=CLIP, plan=plan_clip(CLIP, 0), texture="noise", fixed=True)
+    encoder = small_encoder()
+    features = extract_features(
+        encoder, source, clip=CLIP, segments=2, batch=4, device=torch.device("cpu")
+    )
+    (clips,) = make_eval_loader(source, batch=6, workers=0)
+    tokens = encoder(normalise(clips.frames)).mean(1)
+    expected = (tokens[0::2] + tokens[1::2]) / 2
+    torch.testing.assert_close(features.values, expected, rtol=1e-4, atol=1e-5)
+    assert features.videos.tolist() == [0, 1, 2]
+
+
+def small_encoder() -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(
+        frames=4, size=(32, 48), tubelet=2, patch=8, width=32, depth=1, heads=2
+    ).eval()
+
+
+def test_untrained_is_another_encoder_of_the_same_kind(tmp_path: Path) -> None:
+    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    settings = {
+        "init": tmp_path / "model",
+        "data": "moving-shapes",
+        "train_clips": 36,
+        "test_clips": 24,
+        "epochs": 3,
+    }
+    trained = probe(config(**settings, out=tmp_path / "a.json", seed=1))
+    untrained = probe(config(**settings, out=tmp_path / "b.json", untrained=True, seed=1))
+    assert trained["labels"] == list(CLASSES)
+    assert trained["confusion"] != untrained["confusion"]
+    assert json.loads((tmp_path / "b.json").read_text()) == untrained
+
+
+def test_videos_without_labels_are_refused(tmp_path: Path, made_clip: Path) -> None:
+    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    (tmp_path / "videos.csv").write_text(f"path\n{made_clip}\n")
+    with pytest.raises(ConfigError, match="two or more labels"):
+        probe(config(init=tmp_path / "model", data=str(tmp_path / "videos.csv")))
