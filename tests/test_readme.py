@@ -1,8 +1,8 @@
 """Every command and snippet of the README is executed.
 
-Shell blocks marked `bash` run as they stand, in order, in one folder that has `videos` and `labelled`;
-some verbs get a few settings more, so that minutes become seconds. `make` commands are checked by make
-itself without being run: they run this very suite.
+Shell blocks marked `bash` run as they stand, in order, in one folder that has `videos` and
+`labelled`; some verbs get a few settings more, so that minutes become seconds. `make` commands are
+checked by make itself without being run: they run this very suite.
 """
 
 from __future__ import annotations
