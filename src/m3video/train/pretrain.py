@@ -1,0 +1,278 @@
+"""The verb `pretrain`: from videos to a pre-trained video transformer.
+
+- The loop is plain: next batch, step, log, checkpoint; everything else is about ending well.
+- A run that is killed and resumed repeats the uninterrupted one, on a CPU bit for bit: batch, mask,
+  target, learning rate and seed of a step depend on the config and the step's number alone.
+- A step whose loss or gradient is not finite is skipped and counted; several in a row end the run.
+- A video that cannot be read is named once, counted and replaced by the loader; too many end it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from m3video.config import PretrainConfig
+from m3video.errors import DivergedError, ManifestError, TooManyUnreadableError
+from m3video.model.checkpoint import save_encoder
+from m3video.train.checkpoint import (
+    TrainState,
+    load_checkpoint,
+    load_init,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from m3video.train.interrupt import Interrupt
+from m3video.train.optim import Schedule, steps_per_epoch, total_steps
+from m3video.train.prepare import Prepare
+from m3video.train.progress import Clock, Display
+from m3video.train.run import MetricsLog, RunDirectory
+from m3video.train.step import StepResult, Trainer, choose_device
+from m3video.video.loader import Clips, ClipSource, VideoClips, make_loader
+from m3video.video.manifest import Manifest, load_manifest
+from m3video.video.moving_shapes import MovingShapes
+from m3video.video.sampling import ClipPlan, plan_clip
+
+MOVING_SHAPES = "moving-shapes"
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Pre-train, and keep everything about it in the run directory `config.out`.
+
+    Progress goes to stderr. Seeds torch's global generator.
+
+    Returns:
+        The run directory; its `model/` is what `load_encoder` reads.
+
+    Raises:
+        ConfigError: `out` is taken, or resuming with settings that differ.
+        ManifestError: no readable video in `data`, or a list that cannot be understood.
+        CheckpointError: nothing to resume, or `init` holds no weights that fit.
+        DivergedError: the loss was not finite several steps in a row.
+        TooManyUnreadableError: more videos could not be read than `train.max_unreadable`.
+        KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
+    """
+    console = Console(stderr=True)
+    run = RunDirectory(config.out)
+    if config.resume:
+        run.check_resume(config)
+    else:
+        run.check_free()
+    device = choose_device(config.train.device)
+    plan = plan_clip(config.clip, config.trajectory_length)
+    trainer = Trainer(config, plan, device)
+    if config.init is not None and not config.resume:
+        kept = load_init(trainer.model, config.init)
+        if kept:
+            _say(console, f"--init {config.init}: not there, so not loaded: {', '.join(kept)}")
+    source, manifest = _open_data(config, plan, run, console)
+    return _Run(config, run, trainer, source, manifest, console).go(plan)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _open_data(
+    config: PretrainConfig, plan: ClipPlan, run: RunDirectory, console: Console
+) -> tuple[ClipSource, Manifest | None]:
+    """The clips to train on; unreadable files are named."""
+    if config.data == MOVING_SHAPES:
+        shapes = config.shapes
+        clips = MovingShapes(
+            clips=shapes.clips, clip=config.clip, plan=plan, texture=shapes.texture
+        )
+        return clips, None
+    if config.resume:
+        manifest = load_manifest(run.manifest)
+    else:
+        manifest = load_manifest(config.data, workers=config.train.workers, progress=True)
+        for entry in manifest.unreadable:
+            _say(console, f"unreadable: {entry.path}: {entry.reason}")
+        if manifest.unreadable:
+            count = len(manifest.unreadable)
+            _say(console, f"{count} unreadable, {len(manifest.videos)} videos to train on")
+    if not manifest.videos:
+        raise ManifestError(f"{config.data}: no readable video there; see `m3video index`")
+    return VideoClips(manifest, clip=config.clip, plan=plan, augment=config.augment), manifest
+
+
+class _Run:
+    """A run that is under way: the loop, and how it ends."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        run: RunDirectory,
+        trainer: Trainer,
+        source: ClipSource,
+        manifest: Manifest | None,
+        console: Console,
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.trainer = trainer
+        self.manifest = manifest
+        self.console = console
+        self.source = source
+        self.steps = total_steps(config.train, len(source))
+        self.schedule = Schedule.of(config.train, self.steps)
+        self.state = TrainState()
+        self.clock = Clock()
+
+    def go(self, plan: ClipPlan) -> Path:
+        """Train to the last step, from the newest checkpoint if resumed."""
+        device = str(self.trainer.device)
+        if self.config.resume:
+            place = newest_checkpoint(self.run.checkpoints, self.run.last)
+            if place is not None:
+                self.state = load_checkpoint(place, self.trainer.model, self.trainer.optimizer)
+            self.run.note_resumption(self.config, self.state.step, device)
+            _say(self.console, f"resuming {self.run.path} after step {self.state.step}")
+        if self.state.step >= self.steps:
+            _say(self.console, f"{self.run.path}: all {self.steps} steps are done")
+            self.save()
+            return self.run.path
+        with Interrupt() as interrupt:
+            batches = iter(self._batches(plan))
+            first = next(batches)  # if the data fails at once, nothing has been written
+            if not self.config.resume:
+                self._check_unreadable(first)
+                self.run.create(self.config, self.manifest, device)
+            self._loop(itertools.chain([first], batches), interrupt)
+        return self.run.path
+
+    def _batches(self, plan: ClipPlan) -> Iterable[Clips]:
+        train = self.config.train
+        return make_loader(
+            self.source,
+            batch=train.batch,
+            seed=train.seed,
+            first_step=self.state.step,
+            last_step=self.steps,
+            workers=train.workers,
+            prepare=Prepare(self.config, plan),
+            pin_memory=self.trainer.device.type == "cuda",
+        )
+
+    def _loop(self, batches: Iterator[Clips], interrupt: Interrupt) -> None:
+        config, state = self.config.train, self.state
+        display = Display(self.console, self.steps, state.step)
+        with MetricsLog(self.run, state.step) as log, display:
+            while state.step < self.steps:
+                begin = time.perf_counter()
+                clips = next(batches)
+                waited = time.perf_counter() - begin
+                self._note_unreadable(clips, display)
+                rate = self.schedule(state.step + 1)
+                result = self.trainer.step(clips, state.step + 1, rate)
+                self._count(result, time.perf_counter() - begin, waited)
+                if state.step % config.log_every == 0 or not result.finite:
+                    log.write(self._metrics(result, rate))
+                display.update(state.step, result.losses, self._clips_per_second, self.clock)
+                self._stop_if_diverged(result, display)
+                done = state.step == self.steps or interrupt.requested
+                if done or state.step % config.checkpoint_every == 0:
+                    log.sync()
+                    self.save()
+                if interrupt.requested and state.step < self.steps:
+                    display.say(
+                        f"interrupted: saved after step {state.step} of {self.steps}; go on with: "
+                        f"m3video pretrain --config {self.run.config} --resume"
+                    )
+                    raise KeyboardInterrupt
+
+    def _count(self, result: StepResult, seconds: float, waited: float) -> None:
+        self.state.step += 1
+        self.state.seconds += seconds
+        self.clock.add(seconds, waited)
+        self.state.bad_steps += not result.finite
+        self.state.bad_in_a_row = 0 if result.finite else self.state.bad_in_a_row + 1
+
+    @property
+    def _clips_per_second(self) -> float:
+        return self.config.train.batch / self.clock.seconds_per_step
+
+    def _metrics(self, result: StepResult, rate: float) -> dict[str, float | int | None]:
+        """One line of metrics.jsonl; the last three keys tell of time, the others repeat exactly."""
+        state, taken = self.state, result.finite
+        per_epoch = steps_per_epoch(len(self.source), self.config.train.batch)
+        each = {
+            f"loss/{name}": loss if math.isfinite(loss) else None
+            for name, loss in result.losses.items()
+        }
+        return {
+            "step": state.step,
+            "epoch": state.step / per_epoch,
+            "loss": result.loss if taken else None,
+            **each,
+            "lr": rate,
+            "grad_norm": result.grad_norm if taken else None,
+            "bad_steps": state.bad_steps,
+            "unreadable": len(state.unreadable),
+            "time": state.seconds,
+            "clips_per_second": self._clips_per_second,
+            "data_wait": self.clock.data_wait,
+        }
+
+    def _stop_if_diverged(self, result: StepResult, display: Display) -> None:
+        state = self.state
+        if not result.finite:
+            display.say(f"step {state.step}: loss or gradient is not finite; the step is skipped")
+        if state.bad_in_a_row >= self.config.train.max_bad_steps:
+            place = newest_checkpoint(self.run.checkpoints, self.run.last)
+            kept = f"{place} is kept" if place else "there is no checkpoint yet"
+            raise DivergedError(
+                f"loss or gradient was not finite {state.bad_in_a_row} steps in a row, up to step "
+                f"{state.step}; {kept}; try a lower train.lr, train.clip_grad, or train.precision "
+                "fp32"
+            )
+
+    def _check_unreadable(self, clips: Clips) -> dict[str, str]:
+        """The videos that were met as unreadable for the first time in this batch: path → reason.
+
+        Raises:
+            TooManyUnreadableError: with them it is more than `train.max_unreadable` of the data.
+        """
+        known = self.state.unreadable
+        new = {path: reason for path, reason in clips.unreadable if path not in known}
+        count, limit = len(known) + len(new), self.config.train.max_unreadable
+        if new and count > limit * len(self.source):
+            path, reason = next(iter(new.items()))
+            raise TooManyUnreadableError(
+                f"{count} of {len(self.source)} videos could not be read, more than "
+                f"train.max_unreadable {limit} allows; the last was {path}: {reason}; "
+                "see `m3video index`, or allow more"
+            )
+        return new
+
+    def _note_unreadable(self, clips: Clips, display: Display) -> None:
+        """Name, count and write down what could not be read while a batch was made."""
+        try:
+            new = self._check_unreadable(clips)
+        except TooManyUnreadableError:
+            if self.state.step:
+                self.save()
+            raise
+        if new:
+            for path, reason in new.items():
+                display.say(f"unreadable: {path}: {reason}")
+            self.state.unreadable.update(new)
+            self.run.write_unreadable({**self.run.read_unreadable(), **new})
+
+    def save(self) -> None:
+        """Write a checkpoint, and the encoder for `load_encoder`."""
+        save_checkpoint(
+            self.run.checkpoints,
+            self.run.last,
+            model=self.trainer.model,
+            optimizer=self.trainer.optimizer,
+            state=self.state,
+            keep=self.config.train.keep,
+        )
+        save_encoder(self.trainer.model.encoder, self.run.model, self.config.clip)

@@ -1,0 +1,105 @@
+"""What a person sees of a run: a live bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_EVERY = 10.0
+"""Seconds from one plain line to the next."""
+WINDOW = 50
+"""Steps that speed and waiting are averaged over."""
+
+
+class Clock:
+    """Speed and waiting over the last steps.
+
+    A step is reported as (seconds in all, seconds of them spent waiting for data).
+    """
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+
+    def add(self, seconds: float, waited: float) -> None:
+        """Note a step."""
+        self._steps.append((seconds, waited))
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean time of a step."""
+        return sum(seconds for seconds, _ in self._steps) / max(len(self._steps), 1)
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the time spent waiting for data, 0 to 1."""
+        total = sum(seconds for seconds, _ in self._steps)
+        return sum(waited for _, waited in self._steps) / total if total else 0.0
+
+
+class Display:
+    """Progress on stderr: losses, clips a second, time left, share of time waiting for data."""
+
+    def __init__(self, console: Console, steps: int, done: int) -> None:
+        self._console = console
+        self._steps = steps
+        self._said = -PLAIN_EVERY
+        self._bar = Progress(
+            TextColumn("pretrain"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("pretrain", total=steps, completed=done, text="")
+
+    def update(self, step: int, losses: dict[str, float], rate: float, clock: Clock) -> None:
+        """Show a step.
+
+        Args:
+            step: steps done.
+            losses: by target.
+            rate: clips a second.
+            clock: for the time left and the waiting.
+        """
+        parts = [f"{name} {loss:.4f}" for name, loss in losses.items()]
+        text = "  ".join([*parts, f"{rate:.1f} clips/s", f"data wait {clock.data_wait:.0%}"])
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=step, text=text)
+            return
+        now = time.monotonic()
+        if now - self._said >= PLAIN_EVERY or step == self._steps:
+            self._said = now
+            left = (self._steps - step) * clock.seconds_per_step
+            self.say(f"step {step}/{self._steps}  {text}  left {left:.0f} s")
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

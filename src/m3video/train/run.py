@@ -1,0 +1,196 @@
+"""A run directory: what was asked, where it ran, what it measured.
+
+config.yaml       the resolved config; written last of the first four, so it marks a run
+environment.json  versions and machine; one more entry under `resumed` for each resumption
+manifest.csv      the videos of the run; resuming reads it, so nothing is scanned again
+unreadable.csv    files that could not be read, and why
+metrics.jsonl     one line a logged step; tensorboard/ holds the same
+checkpoints/, last, model/: see `m3video.train.checkpoint`
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from m3video.config import PretrainConfig, load_pretrain_config, save_config
+from m3video.errors import CheckpointError, ConfigError
+from m3video.model.checkpoint import write_json, write_whole
+from m3video.train.environment import describe_environment
+from m3video.video.manifest import Manifest, write_manifest
+
+MAY_DIFFER = frozenset(
+    {
+        "resume",
+        "out",
+        "train.device",
+        "train.workers",
+        "train.checkpoint_every",
+        "train.keep",
+        "train.log_every",
+        "train.max_bad_steps",
+        "train.max_unreadable",
+    }
+)
+"""Settings that do not change what is computed, so a resumed run may change them."""
+
+Metrics = dict[str, float | int | None]
+
+
+class RunDirectory:
+    """The files of a run in `path`, and the rules for starting and resuming one there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.manifest = path / "manifest.csv"
+        self.unreadable = path / "unreadable.csv"
+        self.metrics = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.last = path / "last"
+        self.model = path / "model"
+
+    def check_free(self) -> None:
+        """Refuse a path that holds something already.
+
+        Raises:
+            ConfigError: a file, or a directory that is not empty.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path}: a file, not a directory; choose another --out")
+        if self.config.exists():
+            raise ConfigError(
+                f"{self.path}: already holds a run; go on with it by --resume, or choose another "
+                "--out"
+            )
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(f"{self.path}: not empty; choose another --out, or empty it first")
+
+    def check_resume(self, config: PretrainConfig) -> None:
+        """Refuse to resume where there is no run, or with settings that would make it another one.
+
+        Raises:
+            CheckpointError: no run there.
+            ConfigError: a setting differs from the run's, and is not in `MAY_DIFFER`.
+        """
+        if not self.config.exists():
+            raise CheckpointError(
+                f"{self.path}: no run to resume (no config.yaml); leave out --resume to start one"
+            )
+        before = flatten(load_pretrain_config(self.config).model_dump(mode="json"))
+        now = flatten(config.model_dump(mode="json"))
+        for name, value in now.items():
+            if name not in MAY_DIFFER and value != before[name]:
+                raise ConfigError(
+                    f"--resume: {name} is {value!r}, the run in {self.path} has {before[name]!r}; "
+                    f"resume with `--config {self.config} --resume`, or start a new run with --init"
+                )
+
+    def create(self, config: PretrainConfig, manifest: Manifest | None, device: str) -> None:
+        """Write the files that describe a run that is about to start."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if manifest is not None:
+            write_manifest(manifest, self.manifest)
+            self.write_unreadable({str(entry.path): entry.reason for entry in manifest.unreadable})
+        write_json(self.environment, {**describe_environment(device), "resumed": []})
+        self.write_config(config)
+
+    def write_config(self, config: PretrainConfig) -> None:
+        """Write config.yaml, whole, as it is given back with --config."""
+        aside = self.path / ".config.yaml.tmp"
+        save_config(config.model_copy(update={"resume": False}), aside)
+        aside.replace(self.config)
+
+    def note_resumption(self, config: PretrainConfig, step: int, device: str) -> None:
+        """Write down that a run goes on, where, and with which of the settings that may differ."""
+        self.write_config(config)
+        entry = {"step": step, **describe_environment(device)}
+        before = json.loads(self.environment.read_text()) if self.environment.exists() else {}
+        resumed = [*before.get("resumed", []), entry]
+        write_json(self.environment, {**before, "resumed": resumed})
+
+    def read_unreadable(self) -> dict[str, str]:
+        """Path → reason, as `write_unreadable` wrote it; empty when there is no file."""
+        if not self.unreadable.exists():
+            return {}
+        with self.unreadable.open(newline="") as file:
+            return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+    def write_unreadable(self, reasons: Mapping[str, str]) -> None:
+        """Write unreadable.csv, whole: path, reason."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("path", "reason"))
+        writer.writerows(sorted(reasons.items()))
+        write_whole(self.unreadable, text.getvalue().encode())
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"train.batch": 256, …}."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = (
+            flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
+        flat.update(inner)
+    return flat
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard, cut back to a step and then appended to."""
+
+    def __init__(self, run: RunDirectory, step: int) -> None:
+        lines = run.metrics.read_bytes().splitlines() if run.metrics.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_whole(run.metrics, b"".join(line + b"\n" for line in kept))
+        self._file = run.metrics.open("a")
+        self._board = SummaryWriter(
+            str(run.tensorboard), purge_step=step + 1 if lines else None, flush_secs=30
+        )
+
+    def write(self, metrics: Metrics) -> None:
+        """Append one line; a null in it means that there was no finite value."""
+        self._file.write(json.dumps(metrics, allow_nan=False) + "\n")
+        self._file.flush()
+        step = metrics["step"]
+        assert isinstance(step, int)
+        for name, value in metrics.items():
+            if name != "step" and value is not None:
+                self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Have the lines on the disk, before a checkpoint that says they are."""
+        os.fsync(self._file.fileno())
+        self._board.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line, or infinity where it was cut off while it was written."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
