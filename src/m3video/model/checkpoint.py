@@ -1,0 +1,229 @@
+"""Weights on disk: safetensors and JSON, never pickle; every file whole or not at all.
+
+A model directory holds `model.safetensors` and `config.json` (architecture, clip, normalisation,
+version). It is what `save_encoder` writes and `load_encoder` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from m3video.config import ClipConfig, one_line
+from m3video.errors import CheckpointError, ConfigError
+from m3video.model.vit import VisionTransformer
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Write a file or a directory so that it appears whole or not at all.
+
+    Yields a path beside `path`. What the block creates there is flushed to the disk and then
+    renamed to `path`; when the block raises, it is removed. A file at `path` is replaced in one
+    instant; a directory is moved aside first, so a crash in between leaves `path` absent.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    _remove(aside)  # what a killed process left
+    try:
+        yield aside
+        for written in [*aside.rglob("*"), aside]:
+            _sync(written)
+        if path.is_dir():
+            old = path.with_name(f".{path.name}.old")
+            _remove(old)
+            path.rename(old)
+            aside.rename(path)
+            _remove(old)
+        else:
+            aside.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        _remove(aside)
+        raise
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with written_whole(path) as aside:
+        aside.write_bytes(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole or not at all."""
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write safetensors whole or not at all. Tensors may be on any device and need not be dense."""
+    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with written_whole(path) as aside:
+        save_file(dense, aside)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        CheckpointError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {_reason(error)}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors, onto the CPU.
+
+    Raises:
+        CheckpointError: the file is missing or not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy weights into a module; nothing may be missing, left over or of another shape.
+
+    Args:
+        module: Where they go.
+        tensors: Its state dict.
+        source: What the error calls them, such as the file.
+
+    Raises:
+        CheckpointError: the weights are not those of this module.
+    """
+    wanted = module.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    surplus = sorted(tensors.keys() - wanted.keys())
+    for names, problem in ((missing, "missing"), (surplus, "not part of the model")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(f"{source}: weights of another model: {names[0]}{more} {problem}")
+    for name, tensor in wanted.items():
+        if tensors[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source}: weights of another model: {name} is {list(tensors[name].shape)}, "
+                f"the model wants {list(tensor.shape)}"
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def save_encoder(encoder: VisionTransformer, folder: Path, clip: ClipConfig) -> None:
+    """Write a model directory, whole or not at all, in place of one that is there.
+
+    Args:
+        encoder: The weights, on any device.
+        folder: Directory to write.
+        clip: The clips that it was trained on.
+    """
+    config = {
+        "m3video": version("m3video"),
+        "architecture": encoder.architecture,
+        "clip": clip.model_dump(mode="json"),
+        "mean": list(MEAN),
+        "std": list(STD),
+    }
+    with written_whole(folder) as aside:
+        aside.mkdir()
+        write_tensors(aside / WEIGHTS, encoder.state_dict())
+        write_json(aside / CONFIG, config)
+
+
+def load_encoder(path: str | Path) -> VisionTransformer:
+    """Read the encoder of a run directory or a model directory, ready to use.
+
+    Returns:
+        The encoder in evaluation mode, on the CPU. Its `clip` says what input it wants; normalise
+        frames with `m3video.video.augment.normalise`.
+
+    Raises:
+        CheckpointError: there is no model, or it is broken or of another kind.
+    """
+    folder = _model_folder(Path(path))
+    encoder = _build(folder / CONFIG)
+    load_weights(encoder, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    return encoder.eval()
+
+
+def _model_folder(path: Path) -> Path:
+    for folder in (path / "model", path):
+        if (folder / CONFIG).is_file():
+            return folder
+    kind = (
+        "a file"
+        if path.is_file()
+        else "a directory without a model"
+        if path.exists()
+        else "not there"
+    )
+    raise CheckpointError(
+        f"{path}: {kind}; give a run directory that has model/, or a model directory "
+        f"({CONFIG} and {WEIGHTS})"
+    )
+
+
+def _build(path: Path) -> VisionTransformer:
+    config = read_json(path)
+    try:
+        clip = ClipConfig.model_validate(config["clip"])
+        architecture = dict(config["architecture"])
+        normalisation = (tuple(config["mean"]), tuple(config["std"]))
+    except (KeyError, TypeError, ValueError) as error:
+        reason = one_line(error) if isinstance(error, ValidationError) else f"no {_reason(error)}"
+        raise CheckpointError(f"{path}: not the config of an m3video model: {reason}") from error
+    if normalisation != (tuple(MEAN), tuple(STD)):
+        raise CheckpointError(
+            f"{path}: wants frames of mean and deviation {normalisation}, this version of m3video "
+            f"normalises with {(tuple(MEAN), tuple(STD))}"
+        )
+    kept = clip.model_dump(exclude={"stride"})
+    try:
+        with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
+            encoder = VisionTransformer(**kept, **architecture)
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: not an architecture of m3video: {_reason(error)}"
+        ) from error
+    encoder.clip = clip
+    return encoder
