@@ -1,0 +1,137 @@
+"""Optical flow: estimators behind one protocol, and the grey images that they read.
+
+Flow t maps frame t to frame t + 1: channel 0 is the displacement in x (right), channel 1 in y
+(down), in pixels of the images given. Estimators hold no state: a pair's flow does not depend on
+the pairs before it, an estimator can be sent to a worker process, and threads may share it.
+OpenCV's own threads are the caller's to set (`cv2.setNumThreads`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from m3video.config import FLOW_NAMES, FlowName
+from m3video.errors import ConfigError
+
+_DIS_PRESETS: dict[str, int] = {
+    "dis-ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "dis-fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "dis-medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+_DIS_SMALLEST = 12  # OpenCV's image pyramid refuses smaller images
+_BT601 = (9798, 19235, 3735)  # 0.299, 0.587, 0.114 in units of 2^-15, as OpenCV rounds them
+_FLO_MAGIC = 202021.25
+
+
+class FlowEstimator(Protocol):
+    """Estimates the flow from each first to each second image."""
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """uint8 grey [P, H, W] twice → float32 [P, 2, H, W] on the same device."""
+        ...
+
+
+@dataclass(frozen=True)
+class DisFlow:
+    """Dense inverse search (Kroeger et al., ECCV 2016), on the CPU."""
+
+    preset: int
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        _check_size(first)
+        method = cv2.DISOpticalFlow.create(self.preset)
+        flow = np.empty((*first.shape, 2), np.float32)
+        for out, one, two in zip(flow, _arrays(first), _arrays(second), strict=True):
+            out[:] = method.calc(one, two, None)  # type: ignore[call-overload]
+        return torch.from_numpy(flow).permute(0, 3, 1, 2).to(first.device)
+
+
+@dataclass(frozen=True)
+class FarnebackFlow:
+    """Polynomial expansion (Farnebäck, SCIA 2003), on the CPU."""
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        flow = np.zeros((*first.shape, 2), np.float32)
+        for out, one, two in zip(flow, _arrays(first), _arrays(second), strict=True):
+            out[:] = cv2.calcOpticalFlowFarneback(
+                one,
+                two,
+                out,
+                pyr_scale=0.5,
+                levels=5,
+                winsize=13,
+                iterations=3,
+                poly_n=5,
+                poly_sigma=1.1,
+                flags=0,
+            )
+        return torch.from_numpy(flow).permute(0, 3, 1, 2).to(first.device)
+
+
+def make_flow(name: FlowName) -> FlowEstimator:
+    """Make the estimator of a name.
+
+    Raises:
+        ConfigError: the name is not one of `FLOW_NAMES`.
+    """
+    if name == "farneback":
+        return FarnebackFlow()
+    if name in _DIS_PRESETS:
+        return DisFlow(_DIS_PRESETS[name])
+    raise ConfigError(f"flow {name!r} is not known: use one of {', '.join(FLOW_NAMES)}")
+
+
+def grey(frames: Tensor) -> Tensor:
+    """Luma of RGB frames (ITU-R BT.601, rounded): uint8 [..., H, W, 3] → uint8 [..., H, W].
+
+    The numbers are those of OpenCV's conversion on every device.
+    """
+    if frames.device.type == "cpu":
+        *lead, width, _ = frames.shape
+        rows = frames.reshape(-1, width, 3).contiguous().numpy()
+        return torch.from_numpy(cv2.cvtColor(rows, cv2.COLOR_RGB2GRAY)).reshape(*lead, width)
+    red, green, blue = (
+        channel.int() * weight for channel, weight in zip(frames.unbind(-1), _BT601, strict=True)
+    )
+    return ((red + green + blue + (1 << 14)) >> 15).to(torch.uint8)
+
+
+def read_flo(path: Path) -> Tensor:
+    """Read a Middlebury `.flo` file → float32 [2, H, W].
+
+    Raises:
+        ConfigError: not such a file, or one that is cut short.
+    """
+    data = path.read_bytes()
+    if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != _FLO_MAGIC:
+        raise ConfigError(f"{path}: is not a .flo file (it does not start with {_FLO_MAGIC})")
+    width, height = (int(side) for side in np.frombuffer(data, "<i4", 2, offset=4))
+    if width < 1 or height < 1 or len(data) != 12 + 8 * width * height:
+        raise ConfigError(
+            f"{path}: {len(data)} bytes do not hold the flow of {width}×{height} pixels that it "
+            "announces; fetch the file again"
+        )
+    flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+    return torch.from_numpy(flow).permute(2, 0, 1)
+
+
+def _arrays(images: Tensor) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = images.cpu().contiguous().numpy()
+    return array
+
+
+def _check_size(images: Tensor) -> None:
+    height, width = images.shape[-2:]
+    if min(height, width) < _DIS_SMALLEST:
+        raise ConfigError(
+            f"size {height}×{width} is too small for DIS flow: use at least {_DIS_SMALLEST} pixels "
+            "a side, or --motion.flow farneback"
+        )

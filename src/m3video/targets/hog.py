@@ -1,0 +1,37 @@
+"""The grid-HOG target: what the patch looks like, in edges (MaskFeat, arXiv 2112.09133)."""
+
+from __future__ import annotations
+
+import torch
+
+from m3video.config import PretrainConfig
+from m3video.motion.descriptor import block_normalise, hog_grid
+from m3video.targets.base import ClipView, Target, by_patch
+
+
+class HogTarget:
+    """HOG of the cells of a patch in its tubelet's first frame; no other frame is looked at.
+
+    The D = channels · (patch / cell)² · bins numbers are ordered (channel, cell row, cell column,
+    bin); `block` normalises them together.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config.targets.hog
+        self.channels = 3 if self.config.colour == "rgb" else 1
+        cells = (config.clip.patch // self.config.cell) ** 2
+        self.dim = self.channels * cells * self.config.bins
+
+    def __call__(self, view: ClipView) -> Target:
+        """Always valid: a tubelet's first frame is what the encoder sees, repeated or not."""
+        starts = list(view.plan.starts)
+        if self.config.colour == "rgb":
+            images = view.frames[:, starts].movedim(-1, 1)
+        else:
+            images = view.grey[:, None, starts]
+        histograms = hog_grid(images, bins=self.config.bins, cell=self.config.cell)
+        values = by_patch(histograms.movedim(1, -2), view.clip.tokens).transpose(-3, -2)
+        if self.config.normalise == "block":
+            values = block_normalise(values, (-3, -2, -1))
+        valid = torch.ones(*values.shape[:2], 1, dtype=torch.bool, device=values.device)
+        return Target(values.flatten(2), valid)
