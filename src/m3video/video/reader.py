@@ -7,14 +7,14 @@
   must then follow the order that the packets promised; where they do not, the reader gives up
   seeking and decodes from the start, so a frame is the same however it was reached.
 - Only frames that are returned are converted to RGB, and turned as the file's display matrix says.
-- Only the file itself is opened: never a network address or a playlist's entries elsewhere.
+- Of several video streams the first is read; cover pictures do not count.
+- Only local files are opened, and playlists are refused.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from av.container import InputContainer
 from av.packet import Packet
+from av.sidedata.sidedata import SideData
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -32,16 +34,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m3video.errors import VideoError
+from m3video.video.packets import reason, scan_packets
 
-# In these codecs every packet that a container holds is one shown frame. VP8 keeps hidden frames in
-# packets of their own, and MPEG-4 Part 2 "not coded" ones, a few bytes long: see `_one_to_one`.
-_ONE_TO_ONE = frozenset(
-    ("h264", "hevc", "av1", "vp9", "mpeg1video", "mpeg2video")
-    + ("mjpeg", "gif", "png", "rawvideo", "ffv1", "huffyuv", "prores", "dnxhd")
-)
-_NOT_CODED_BYTES = 16
-# These containers store when a frame is shown. AVI and raw streams do not: FFmpeg guesses.
-_SHOW_TIMES = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
 # When the next keyframe is nearer than this, decoding on is cheaper than a seek, which empties the
 # decoder.
@@ -50,16 +44,6 @@ _SEEK_GAP = 16
 
 class _UnreliableSeekError(Exception):
     """Decoding after a seek did not give the frames that the packets promised."""
-
-
-@dataclass(frozen=True)
-class _Packet:
-    pts: int | None
-    dts: int | None
-    key: bool
-    discard: bool
-    size: int
-    duration: int
 
 
 class VideoReader:
@@ -177,14 +161,15 @@ class VideoReader:
                 metadata_errors="replace",
             )
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{self.path}: {_reason(error)}") from error
-        stream = container.streams.best("video")
-        if container.format.name in _PLAYLISTS or not isinstance(stream, VideoStream):
-            playlist = container.format.name in _PLAYLISTS
+            raise VideoError(f"{self.path}: {reason(error)}") from error
+        covers = Disposition.attached_pic
+        streams = [s for s in container.streams.video if not s.disposition & covers]
+        if container.format.name in _PLAYLISTS or not streams:
             container.close()
             raise VideoError(
-                f"{self.path}: {'is a playlist' if playlist else 'has no video stream'}"
+                f"{self.path}: {'has no video stream' if not streams else 'is a playlist'}"
             )
+        stream = streams[0]
         stream.codec_context.thread_count = self._threads
         stream.thread_type = "AUTO"
         self._container: InputContainer = container
@@ -200,66 +185,15 @@ class VideoReader:
         self._decoded = self._decode(self._container.demux(self._stream))
         self._position = 0
 
-    # -- what the packets tell
-
     def _scan(self) -> None:
-        """Read all packets without decoding: how many frames, when each is shown, where to seek."""
-        packets = self._read_packets()
-        if not packets:
-            raise VideoError(f"{self.path}: holds no video frame")
-        shown = [packet.pts for packet in packets if not packet.discard]
-        times = sorted(pts for pts in shown if pts is not None)
-        reliable = (
-            len(set(times)) == len(shown) > 0
-            and packets[0].key
-            and packets[0].pts == min(packet.pts or 0 for packet in packets)
-            and (self._container.format.name in _SHOW_TIMES or times == shown)
-            and self._one_to_one(packets)
-        )
+        """Find the number of frames, when each is shown, and where to seek."""
+        scan = scan_packets(self.path, self._container, self._stream)
         # Without reliable times nothing can be sought: count by decoding, read from the start.
-        self._times = times if reliable else []
-        self._keys = (
-            [
-                (p.pts, p.dts if p.dts is not None else p.pts)
-                for p in packets
-                if p.key and p.pts is not None
-            ]
-            if reliable
-            else []
-        )
-        self._count = len(times) if reliable else self._count_by_decoding()
-        self.fps = self._rate(packets)
+        self._times = scan.times
+        self._keys = scan.keys
+        self._count = len(scan.times) or self._count_by_decoding()
+        self.fps = scan.fps
         """Frames per second on average, from the times at which frames are shown."""
-
-    def _read_packets(self) -> list[_Packet]:
-        packets: list[_Packet] = []
-        try:
-            for packet in self._container.demux(self._stream):
-                if packet.size == 0:  # the end, or AVI's way to show the last frame for longer
-                    continue
-                if packet.is_corrupt:
-                    raise VideoError(f"{self.path}: packet {len(packets)} is damaged or cut off")
-                packets.append(
-                    _Packet(
-                        packet.pts,
-                        packet.dts,
-                        packet.is_keyframe,
-                        packet.is_discard,
-                        packet.size,
-                        packet.duration or 0,
-                    )
-                )
-        except av.FFmpegError as error:
-            raise VideoError(
-                f"{self.path}: packet {len(packets)} cannot be read: {_reason(error)}"
-            ) from error
-        return packets
-
-    def _one_to_one(self, packets: list[_Packet]) -> bool:
-        codec = self._stream.codec_context.codec.canonical_name
-        if codec == "mpeg4":
-            return min(packet.size for packet in packets) >= _NOT_CODED_BYTES
-        return codec in _ONE_TO_ONE
 
     def _count_by_decoding(self) -> int:
         self._rewind()
@@ -269,24 +203,12 @@ class VideoReader:
                 count += 1
         except av.FFmpegError as error:
             raise VideoError(
-                f"{self.path}: frame {count} cannot be decoded: {_reason(error)}"
+                f"{self.path}: frame {count} cannot be decoded: {reason(error)}"
             ) from error
         if count == 0:
             raise VideoError(f"{self.path}: holds no video frame")
         self._position = None
         return count
-
-    def _rate(self, packets: list[_Packet]) -> float:
-        header = float(self._stream.average_rate or self._stream.guessed_rate or 0)
-        if self._times and self._stream.time_base:
-            last = next(p for p in packets if p.pts == self._times[-1])
-            mean = (self._times[-1] - self._times[0]) / max(len(self._times) - 1, 1)
-            ticks = self._times[-1] - self._times[0] + (last.duration or mean)
-            if ticks > 0:
-                shown = len(self._times) / float(ticks * self._stream.time_base)
-                # Containers round times (Matroska to milliseconds): keep a header that agrees.
-                return header if abs(header - shown) < 0.005 * shown else shown
-        return header if header > 0 else 25.0
 
     # -- from numbers to frames
 
@@ -314,7 +236,7 @@ class VideoReader:
             frame = next(self._decoded, None)
         except av.FFmpegError as error:
             raise VideoError(
-                f"{self.path}: frame {number} cannot be decoded: {_reason(error)}"
+                f"{self.path}: frame {number} cannot be decoded: {reason(error)}"
             ) from error
         if frame is None:
             raise VideoError(f"{self.path}: decoding ends at frame {number} of {self._count}")
@@ -392,15 +314,12 @@ def _displayed(frame: VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return pixels
-    a, b, _, c, d, _, *_ = np.frombuffer(memoryview(side_data), np.int32).tolist()
+    assert isinstance(side_data, SideData)
+    a, b, _, c, d, *_ = np.frombuffer(memoryview(side_data), np.int32).tolist()
     if abs(b) > abs(a):
         pixels = pixels.transpose(1, 0, 2)
         a, d = c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
 def read_frames(

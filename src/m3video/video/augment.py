@@ -1,0 +1,109 @@
+"""Crop, resize and mirror uint8 frames; turn them into what the encoder reads.
+
+- One decision per clip: all frames share the crop and the flip.
+- A crop has the aspect of the target size, so nothing is stretched (to the rounding of a pixel).
+- It is done before motion is computed, so motion is in the pixels that the model sees.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from m3video.config import AugmentConfig
+
+MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's red, green and blue, of pixels in 0 … 1."""
+STD = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's red, green and blue, of pixels in 0 … 1."""
+
+Box = tuple[int, int, int, int]
+"""Top, left, height, width, in pixels."""
+
+
+def _largest_crop(height: int, width: int, size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width of `scale` × the largest crop of `size`'s aspect that fits."""
+    zoom = scale * min(height / size[0], width / size[1])
+    return (
+        min(max(round(size[0] * zoom), 1), height),
+        min(max(round(size[1] * zoom), 1), width),
+    )
+
+
+def multi_scale_crop(
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    scales: tuple[float, ...],
+    generator: torch.Generator,
+) -> Box:
+    """Draw a crop: one of `scales` of the largest crop of `size`'s aspect, anywhere in the frame.
+
+    Multi-scale cropping as in TSN (arXiv 1608.00859), but with the aspect kept.
+    """
+    scale = scales[int(torch.randint(len(scales), (), generator=generator))]
+    crop_height, crop_width = _largest_crop(height, width, size, scale)
+    top = int(torch.randint(height - crop_height + 1, (), generator=generator))
+    left = int(torch.randint(width - crop_width + 1, (), generator=generator))
+    return top, left, crop_height, crop_width
+
+
+def crop_resize(
+    frames: NDArray[np.uint8], box: Box, size: tuple[int, int], flip: bool
+) -> NDArray[np.uint8]:
+    """Cut `box` out of all frames, resize it, and mirror it left to right if `flip`.
+
+    Up to half the size, bilinear interpolation: it still touches every source pixel, and it costs
+    a quarter of the area average, which is used below that, where bilinear would skip pixels.
+
+    Args:
+        frames: uint8 [R, H, W, 3].
+        box: top, left, height, width.
+        size: height and width of the result.
+        flip: mirror left to right.
+
+    Returns:
+        uint8 [R, h, w, 3], contiguous.
+    """
+    top, left, crop_height, crop_width = box
+    height, width = size
+    halved = crop_height > 2 * height or crop_width > 2 * width
+    interpolation = cv2.INTER_AREA if halved else cv2.INTER_LINEAR
+    out = np.empty((len(frames), height, width, 3), np.uint8)
+    for source, target in zip(frames, out, strict=True):
+        crop = source[top : top + crop_height, left : left + crop_width]
+        cv2.resize(crop, (width, height), dst=target, interpolation=interpolation)
+        if flip:
+            cv2.flip(target, 1, dst=target)
+    return out
+
+
+def augment(
+    frames: NDArray[np.uint8],
+    size: tuple[int, int],
+    config: AugmentConfig,
+    generator: torch.Generator,
+) -> NDArray[np.uint8]:
+    """Draw a crop and a flip, and apply them to all frames: uint8 [R, H, W, 3] → [R, h, w, 3]."""
+    _, height, width, _ = frames.shape
+    box = multi_scale_crop(height, width, size, config.scales, generator)
+    flip = config.flip and bool(torch.randint(2, (), generator=generator))
+    return crop_resize(frames, box, size, flip)
+
+
+def centre_crop(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The largest centred crop of `size`'s aspect, resized: uint8 [R, H, W, 3] → [R, h, w, 3]."""
+    _, height, width, _ = frames.shape
+    crop_height, crop_width = _largest_crop(height, width, size, 1.0)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return crop_resize(frames, (top, left, crop_height, crop_width), size, flip=False)
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """What the encoder reads, by MEAN and STD: uint8 [..., T, H, W, 3] → float32 [..., 3, T, H, W]."""
+    mean = torch.tensor(MEAN, device=frames.device) * 255
+    std = torch.tensor(STD, device=frames.device) * 255
+    return ((frames.float() - mean) / std).movedim(-1, -4)

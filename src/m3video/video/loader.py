@@ -1,0 +1,287 @@
+"""From videos to batches of clips.
+
+- An item's key is (epoch, index): workers hold no state, so their number changes nothing, and a run
+  that begins at step k gets what an uninterrupted one would get there.
+- A clip that cannot be read is never dropped in silence: the next index takes its place, up to ten
+  times, and `Clips.unreadable` says which and why.
+- Frames are written once by the reader, once by the crop, and once into the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import cv2
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from m3video.config import AugmentConfig, ClipConfig
+from m3video.errors import VideoError
+from m3video.video.augment import augment, centre_crop
+from m3video.video.manifest import Manifest
+from m3video.video.reader import VideoReader
+from m3video.video.sampling import (
+    ClipPlan,
+    random_start,
+    sample_generator,
+    segment_starts,
+    span_rows,
+)
+
+REPLACEMENTS = 10
+"""How many following indices are tried in place of one that cannot be read."""
+
+
+@dataclass
+class Clips:
+    """A batch of clips; before collation one clip, without B."""
+
+    frames: Tensor
+    """uint8 [B, R, H, W, 3], RGB: the rows of the plan."""
+    real: Tensor
+    """bool [B, R]: False where the video has ended and its last frame is repeated."""
+    label: Tensor
+    """int64 [B]: position in the source's labels; -1 where there is none."""
+    index: Tensor
+    """int64 [B]: the index that was asked for, also where another clip took its place."""
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    """Each [B, ...]: what `prepare` made."""
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    """(path, reason) of what could not be read while this batch was made."""
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Clips:
+        return replace(
+            self,
+            frames=change(self.frames),
+            real=change(self.real),
+            label=change(self.label),
+            index=change(self.index),
+            extras={name: change(value) for name, value in self.extras.items()},
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Clips:
+        """On another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Clips:
+        """In page-locked memory, from which copies to a GPU need not wait."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+
+Prepare = Callable[[Clips, torch.Generator], Clips]
+"""Work on one clip (no B) in the workers, with the clip's generator."""
+
+
+class ClipSource(Protocol):
+    """A data set of clips."""
+
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def clip(self, index: int, epoch: int, generator: torch.Generator) -> Clips:
+        """One clip, without B. All that is drawn comes from `generator`.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        ...
+
+
+class VideoClips:
+    """Clips of the videos of a manifest.
+
+    Args:
+        manifest: the videos.
+        clip: size of the frames.
+        plan: which frames are read.
+        augment: how spans and crops are drawn. None is for testing: the spans are `segments` equal
+            parts of the video, the crop is the largest in the centre.
+        segments: clips of a video; index // segments is the video.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        clip: ClipConfig,
+        plan: ClipPlan,
+        augment: AugmentConfig | None,
+        segments: int = 1,
+    ) -> None:
+        self.manifest = manifest
+        self.labels = manifest.labels
+        self._clip = clip
+        self._plan = plan
+        self._augment = augment
+        self._segments = segments
+
+    def __len__(self) -> int:
+        return len(self.manifest.videos) * self._segments
+
+    def clip(self, index: int, epoch: int, generator: torch.Generator) -> Clips:
+        """One clip; see `ClipSource`. The epoch matters only through `generator`."""
+        number, segment = divmod(index, self._segments)
+        video = self.manifest.videos[number]
+        size = self._clip.size
+        with VideoReader(video.path) as reader:
+            count, span = len(reader), self._plan.span
+            if self._augment is None:
+                start = segment_starts(count, span, self._segments)[segment]
+            else:
+                start = random_start(count, span, generator)
+            rows, real = span_rows(self._plan, start, count)
+            frames = reader.frames(rows)
+        if self._augment is None:
+            frames = centre_crop(frames, size)
+        else:
+            frames = augment(frames, size, self._augment, generator)
+        label = -1 if video.label is None else self.labels.index(video.label)
+        return Clips(
+            frames=torch.from_numpy(frames),
+            real=torch.tensor(real),
+            label=torch.tensor(label),
+            index=torch.tensor(index),
+        )
+
+
+class _Keyed(Dataset[Clips]):
+    """Clips by (epoch, index)."""
+
+    def __init__(self, source: ClipSource, seed: int, prepare: Prepare | None) -> None:
+        self._source = source
+        self._seed = seed
+        self._prepare = prepare
+
+    def __getitem__(self, key: tuple[int, int]) -> Clips:
+        epoch, index = key
+        unreadable: list[tuple[str, str]] = []
+        for place in range(index, index + 1 + min(REPLACEMENTS, len(self._source) - 1)):
+            # The place in the stream keeps its generator, whichever clip is read there.
+            generator = sample_generator(self._seed, epoch, index)
+            try:
+                clip = self._source.clip(place % len(self._source), epoch, generator)
+            except VideoError as error:
+                path, _, reason = str(error).partition(": ")
+                unreadable.append((path, reason))
+                continue
+            if self._prepare is not None:
+                clip = self._prepare(clip, generator)
+            clip.index = torch.tensor(index)
+            clip.unreadable = unreadable
+            return clip
+        path, reason = unreadable[0]
+        raise VideoError(
+            f"{path}: {reason}; nor can the {len(unreadable) - 1} clips after it be read, "
+            "so nothing can take its place"
+        )
+
+
+def _collate(clips: list[Clips]) -> Clips:
+    """One batch; in a worker it is written straight into the memory it is sent in."""
+    return Clips(
+        frames=default_collate([clip.frames for clip in clips]),
+        real=default_collate([clip.real for clip in clips]),
+        label=default_collate([clip.label for clip in clips]),
+        index=default_collate([clip.index for clip in clips]),
+        extras=default_collate([clip.extras for clip in clips]),
+        unreadable=[entry for clip in clips for entry in clip.unreadable],
+    )
+
+
+def _one_thread(worker: int) -> None:
+    """Workers are the parallelism: threads inside them would only wait for each other."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+class _Stream:
+    """Batches of (epoch, index), step by step, of permutations from (seed, epoch)."""
+
+    def __init__(self, count: int, batch: int, seed: int, first_step: int, last_step: int) -> None:
+        self._count = count
+        self._batch = batch
+        self._seed = seed
+        self._steps = range(first_step, last_step)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        # Clips that an epoch's whole batches use; a set smaller than a batch is used up each epoch,
+        # and batches run on into the next one.
+        used = max(self._count // self._batch, 1) * min(self._batch, self._count)
+        epoch, order = -1, list[int]()
+        for step in self._steps:
+            keys = []
+            for place in range(step * self._batch, (step + 1) * self._batch):
+                if place // used != epoch:
+                    epoch = place // used
+                    # Clips have the generators 0 … count − 1 of an epoch; its order has the next.
+                    generator = sample_generator(self._seed, epoch, self._count)
+                    order = torch.randperm(self._count, generator=generator).tolist()
+                keys.append((epoch, order[place % used]))
+            yield keys
+
+
+def make_loader(
+    source: ClipSource,
+    *,
+    batch: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    workers: int,
+    prepare: Prepare | None = None,
+    pin_memory: bool = False,
+) -> Iterable[Clips]:
+    """Batches for the training steps first_step … last_step − 1.
+
+    Every epoch uses each clip at most once, in an order drawn from (seed, epoch), and leaves out
+    the last partial batch. A source smaller than a batch is repeated, so that batches are full.
+
+    Args:
+        source: the clips.
+        batch: clips a step.
+        seed: with epoch and index, of all that is drawn.
+        first_step: 0, or the step to resume at.
+        last_step: the step before which to stop.
+        workers: processes; 0 loads in this one. The batches are the same.
+        prepare: work on one clip, done in the workers.
+        pin_memory: return batches in page-locked memory.
+
+    Raises:
+        VideoError: while iterating, if a clip and the ten after it cannot be read.
+        RuntimeError: while iterating, if a worker died.
+    """
+    keys = _Stream(len(source), batch, seed, first_step, last_step)
+    return _load(_Keyed(source, seed, prepare), keys, workers, pin_memory)
+
+
+def make_eval_loader(source: ClipSource, *, batch: int, workers: int) -> Iterable[Clips]:
+    """All clips once, in order; the last batch may be smaller. Errors as for `make_loader`.
+
+    The clip that takes an unreadable one's place comes with its own label.
+    """
+    places = [(0, index) for index in range(len(source))]
+    keys = [places[start : start + batch] for start in range(0, len(places), batch)]
+    return _load(_Keyed(source, 0, None), keys, workers, pin_memory=False)
+
+
+def _load(
+    dataset: _Keyed,
+    keys: Iterable[list[tuple[int, int]]],
+    workers: int,
+    pin_memory: bool,
+) -> DataLoader[Clips]:
+    return DataLoader(
+        dataset,
+        batch_sampler=keys,  # type: ignore[arg-type]  # typed for int keys only
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_one_thread,
+        pin_memory=pin_memory,
+    )

@@ -1,0 +1,303 @@
+"""Which videos there are: scan a folder or read a list, and verify every file.
+
+Three kinds of source:
+
+- a folder: all files below it with a known video ending, sorted by path, hidden files left out;
+- a CSV with a header that has a column `path`; frames, fps, width, height, duration and label are
+  understood, other columns are kept in `Video.extra`, and what is missing is found by scanning;
+- a list of "path label" lines, separated by space, comma or tab (as VideoMAE's lists). The label is
+  the last field, so paths may hold spaces; a line that ends as a video file does has no label.
+
+Paths in lists are absolute or relative to the folder of the list. A row that gives all facts of a
+video is believed without opening the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from m3video.errors import ManifestError
+from m3video.video.scan import Unreadable, Video, scan_videos
+
+__all__ = ["EXTENSIONS", "Manifest", "Unreadable", "Video", "index", "load_manifest"]
+
+EXTENSIONS = frozenset(
+    [".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"]
+    + [".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"]
+)
+"""Endings of video files, in lower case."""
+
+_FACTS = ("frames", "fps", "width", "height", "duration")
+_LINE = re.compile(r"(?P<path>.+?)[ ,\t]+(?P<label>[^ ,\t]+)")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The videos of a source in its order, and those that could not be read."""
+
+    videos: tuple[Video, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, sorted: by value if all are whole numbers, else by name."""
+        names = {video.label for video in self.videos if video.label is not None}
+        numbers = all(name.isdecimal() for name in names)
+        return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A video as a source names it; `video` is None where facts are missing."""
+
+    path: Path
+    label: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+    video: Video | None = None
+
+
+def load_manifest(
+    source: str | Path,
+    *,
+    workers: int = 0,
+    labels_from_folders: bool = False,
+    decode: bool = True,
+    progress: bool = False,
+) -> Manifest:
+    """Find the videos of a folder, a CSV with a header, or a list of "path label" lines.
+
+    Args:
+        source: the folder or file.
+        workers: processes that scan; 0 scans in this one.
+        labels_from_folders: a video without a label gets the name of the folder it lies in, unless
+            that is the source's own folder.
+        decode: decode every frame to verify it; else read all packets and decode the first frame.
+        progress: show a bar on the error stream.
+
+    Raises:
+        ManifestError: no such source, a line that cannot be understood, or no readable video.
+    """
+    source = Path(source)
+    root = source if source.is_dir() else source.parent
+    entries = list(_read_source(source))
+    if not entries:
+        endings = " ".join(sorted(EXTENSIONS))
+        raise ManifestError(
+            f"{source}: no videos found (files that end in {endings})"
+            if source.is_dir()
+            else f"{source}: the list is empty; give one video a line"
+        )
+    missing = [entry.path for entry in entries if entry.video is None]
+    scanned = iter(scan_videos(missing, workers=workers, decode=decode, progress=progress))
+    videos: list[Video] = []
+    unreadable: list[Unreadable] = []
+    for entry in entries:
+        found = entry.video or next(scanned)
+        if isinstance(found, Unreadable):
+            unreadable.append(found)
+            continue
+        label = entry.label
+        if label is None and labels_from_folders and entry.path.parent != root:
+            label = entry.path.parent.name
+        videos.append(replace(found, label=label, extra=entry.extra))
+    if not videos:
+        raise ManifestError(
+            f"{source}: none of its {len(unreadable)} videos can be read; "
+            f"the first: {unreadable[0].path}: {unreadable[0].reason}"
+        )
+    return Manifest(tuple(videos), tuple(unreadable))
+
+
+def _read_source(source: Path) -> Iterator[_Entry]:
+    if source.is_dir():
+        return (_Entry(path) for path in _walk(source))
+    try:
+        text = source.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise ManifestError(
+            f"{source}: {error.strerror}; give a folder of videos, a CSV or a list"
+        ) from error
+    if "\0" in text:
+        raise ManifestError(f"{source}: not a text file; give a folder of videos, a CSV or a list")
+    lines = text.splitlines()
+    header = next(csv.reader(lines[:1]), [])
+    if "path" in [name.strip() for name in header]:
+        return _read_csv(source, lines)
+    return _read_list(source, lines)
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Video files below a folder, sorted; linked folders are followed, once each."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(parent, name) for name in names if not name.startswith("."))
+        found.extend(path for path in paths if path.suffix.lower() in EXTENSIONS)
+    return sorted(found)
+
+
+def _read_csv(source: Path, lines: list[str]) -> Iterator[_Entry]:
+    reader = csv.DictReader(lines, skipinitialspace=True, strict=True)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+    try:
+        for row in reader:
+            yield _row_entry(row, f"{source}, line {reader.line_num}", source.parent)
+    except csv.Error as error:
+        raise ManifestError(
+            f"{source}, line {reader.line_num}: not a line of a CSV: {error}"
+        ) from error
+
+
+def _row_entry(row: dict[str | None, object], where: str, folder: Path) -> _Entry:
+    if None in row or None in row.values():
+        raise ManifestError(f"{where}: does not have as many fields as the header")
+    cells = {str(name): str(value).strip() for name, value in row.items()}
+    if not cells["path"]:
+        raise ManifestError(f"{where}: the path is empty")
+    path = folder / cells.pop("path")
+    label = cells.pop("label", "") or None
+    given = {name: cells.pop(name, "") for name in _FACTS}
+    if not all(given.values()):
+        return _Entry(path, label, cells)
+    numbers = {name: _positive(name, value, where) for name, value in given.items()}
+    video = Video(
+        path,
+        frames=int(numbers["frames"]),
+        fps=numbers["fps"],
+        width=int(numbers["width"]),
+        height=int(numbers["height"]),
+        duration=numbers["duration"],
+    )
+    return _Entry(path, label, cells, video)
+
+
+def _positive(name: str, value: str, where: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    whole = name in {"frames", "width", "height"}
+    if not 0 < number < float("inf") or (whole and number != int(number)):
+        kind = "a whole number" if whole else "a number"
+        raise ManifestError(
+            f"{where}: {name} {value!r} is not {kind} above 0; correct it, or leave it empty to "
+            "have the video scanned"
+        )
+    return number
+
+
+def _read_list(source: Path, lines: list[str]) -> Iterator[_Entry]:
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text:
+            continue
+        if Path(text).suffix.lower() in EXTENSIONS:
+            yield _Entry(source.parent / text)
+            continue
+        match = _LINE.fullmatch(text)
+        if match is None:
+            raise ManifestError(
+                f"{source}, line {number}: {text!r} is not a path and a label, separated by a "
+                "space, comma or tab; or begin the file with a CSV header that has a column `path`"
+            )
+        yield _Entry(source.parent / match["path"], match["label"])
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write the readable videos as a CSV that `load_manifest` reads without scanning.
+
+    Paths of videos below the CSV's folder are written relative to it, others absolute.
+    """
+    extras = sorted({name for video in manifest.videos for name in video.extra})
+    rows: list[list[object]] = [["path", *_FACTS, "label", *extras]]
+    folder = path.parent.resolve()
+    for video in manifest.videos:
+        absolute = Path(os.path.abspath(video.path))  # noqa: PTH100 - links stay as they are
+        below = absolute.is_relative_to(folder)
+        rows.append(
+            [
+                absolute.relative_to(folder) if below else absolute,
+                *(getattr(video, name) for name in _FACTS),
+                video.label or "",
+                *(video.extra.get(name, "") for name in extras),
+            ]
+        )
+    _write_csv(path, rows)
+
+
+def _write_csv(path: Path, rows: list[list[object]]) -> None:
+    """Write a whole CSV or none: aside, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).chmod(0o644)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def index(
+    videos: str | Path,
+    out: str | Path,
+    *,
+    labels_from_folders: bool = False,
+    workers: int = 2,
+    decode: bool = True,
+) -> Manifest:
+    """Scan and verify videos, write a manifest, and report every file that cannot be read.
+
+    The unreadable ones are also written beside `out`, as `<stem>.unreadable.csv` with the columns
+    path and reason. Arguments and errors as for `load_manifest`.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise ManifestError(f"{out}: is a folder; give the name of a CSV file to write")
+    manifest = load_manifest(
+        videos,
+        workers=workers,
+        labels_from_folders=labels_from_folders,
+        decode=decode,
+        progress=True,
+    )
+    write_manifest(manifest, out)
+    beside = out.with_name(f"{out.stem}.unreadable.csv")
+    beside.unlink(missing_ok=True)  # of an earlier scan
+    if manifest.unreadable:
+        bad = [[entry.path, entry.reason] for entry in manifest.unreadable]
+        _write_csv(beside, [["path", "reason"], *bad])
+    _print_summary(manifest, out)
+    return manifest
+
+
+def _print_summary(manifest: Manifest, out: Path) -> None:
+    console = Console(stderr=True, highlight=False)
+    frames = sum(video.frames for video in manifest.videos)
+    minutes = sum(video.duration for video in manifest.videos) / 60
+    console.print(
+        f"{len(manifest.videos)} videos, {frames:,} frames, {minutes:.1f} minutes, "
+        f"{len(manifest.labels)} labels → {escape(str(out))}",
+        soft_wrap=True,
+    )
+    for entry in manifest.unreadable:
+        line = f"[red]unreadable[/red] {escape(f'{entry.path}: {entry.reason}')}"
+        console.print(line, soft_wrap=True)

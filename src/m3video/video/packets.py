@@ -1,0 +1,120 @@
+"""What packets tell without decoding: how many frames, when each is shown, where to seek."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from m3video.errors import VideoError
+
+# In these codecs every packet that a container holds is one shown frame. VP8 keeps hidden frames in
+# packets of their own, and MPEG-4 Part 2 "not coded" ones, a few bytes long: see `_one_to_one`.
+_ONE_TO_ONE = frozenset(
+    ["h264", "hevc", "av1", "vp9", "mpeg1video", "mpeg2video", "mjpeg", "gif", "png", "rawvideo"]
+)
+_NOT_CODED_BYTES = 16
+# These containers store when a frame is shown. AVI and raw streams do not: FFmpeg guesses.
+_SHOW_TIMES = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+_UNKNOWN_RATE = 25.0  # frames per second, when neither times nor the header tell
+
+
+@dataclass(frozen=True)
+class PacketScan:
+    """The times are in the stream's time base. Both lists are empty where packets do not tell."""
+
+    times: list[int]
+    """When each frame is shown, ascending."""
+    keys: list[tuple[int, int]]
+    """Keyframes, ascending: when it is shown, and when it is decoded."""
+    fps: float
+    """Frames per second on average."""
+
+
+@dataclass(frozen=True)
+class _Packet:
+    pts: int | None
+    dts: int | None
+    key: bool
+    discard: bool  # decoded but not shown: before the first frame of an edit list
+    size: int
+    duration: int
+
+
+def scan_packets(path: Path, container: InputContainer, stream: VideoStream) -> PacketScan:
+    """Read all packets of an open file, from where it stands to its end.
+
+    Raises:
+        VideoError: a packet cannot be read or is cut off, or there are none.
+    """
+    packets = _read_packets(path, container, stream)
+    if not packets:
+        raise VideoError(f"{path}: holds no video frame")
+    shown = [packet.pts for packet in packets if not packet.discard]
+    times = sorted(pts for pts in shown if pts is not None)
+    reliable = (
+        len(set(times)) == len(shown) > 0
+        and packets[0].key
+        and packets[0].pts == min(packet.pts or 0 for packet in packets)
+        and (container.format.name in _SHOW_TIMES or times == shown)
+        and _one_to_one(packets, stream)
+    )
+    if not reliable:
+        return PacketScan([], [], float(_header_rate(stream)))
+    keys = [
+        (p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.key and p.pts is not None
+    ]
+    # A packet's duration is that of its frame only where frames are stored as they are shown.
+    last = packets[-1].duration if times == shown else 0
+    return PacketScan(times, sorted(keys), _rate(times, last, stream))
+
+
+def _read_packets(path: Path, container: InputContainer, stream: VideoStream) -> list[_Packet]:
+    packets: list[_Packet] = []
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:  # the end, or AVI's way to show the last frame for longer
+                continue
+            if packet.is_corrupt:
+                raise VideoError(f"{path}: packet {len(packets)} is damaged or cut off")
+            flags = packet.is_keyframe, packet.is_discard
+            packets.append(
+                _Packet(packet.pts, packet.dts, *flags, packet.size, packet.duration or 0)
+            )
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{path}: packet {len(packets)} cannot be read: {reason(error)}"
+        ) from error
+    return packets
+
+
+def _one_to_one(packets: list[_Packet], stream: VideoStream) -> bool:
+    codec = stream.codec_context.codec.canonical_name
+    if codec == "mpeg4":
+        return min(packet.size for packet in packets) >= _NOT_CODED_BYTES
+    return codec in _ONE_TO_ONE
+
+
+def _header_rate(stream: VideoStream) -> float:
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    return rate if rate > 0 else _UNKNOWN_RATE
+
+
+def _rate(times: list[int], last: int, stream: VideoStream) -> float:
+    """Frames per second; times of showing, and the last frame's duration (0: unknown), in ticks."""
+    ticks = times[-1] - times[0]
+    ticks_shown = ticks + (last or ticks / max(len(times) - 1, 1))
+    header = _header_rate(stream)
+    if not ticks_shown or not stream.time_base:
+        return header
+    rate = len(times) / (ticks_shown * float(stream.time_base))
+    # Containers round times (Matroska to milliseconds) and drop frames: keep a header that agrees.
+    return header if abs(header - rate) < 0.05 * rate else rate
+
+
+def reason(error: Exception) -> str:
+    """An error of FFmpeg or the system in one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -1,0 +1,113 @@
+"""Open videos in parallel, and say of each what it is or why it cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from m3video.errors import VideoError
+from m3video.video.reader import VideoReader
+
+
+@dataclass(frozen=True)
+class Video:
+    """A readable video."""
+
+    path: Path
+    frames: int
+    fps: float
+    """Frames per second on average."""
+    width: int
+    """Pixels, as displayed."""
+    height: int
+    """Pixels, as displayed."""
+    duration: float
+    """Seconds."""
+    label: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+    """Other columns of the list the video came from, such as a split."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that cannot be read as a video."""
+
+    path: Path
+    reason: str
+
+
+def scan_video(path: Path, decode: bool) -> Video | Unreadable:
+    """Open one video; with `decode`, decode every frame, else all packets and the first frame."""
+    try:
+        with VideoReader(path) as reader:
+            width, height = reader.width, reader.height
+            if decode:
+                reader.verify()
+            return Video(path, len(reader), reader.fps, width, height, reader.duration)
+    except VideoError as error:
+        return Unreadable(path, str(error).removeprefix(f"{path}: "))
+
+
+def scan_videos(
+    paths: Sequence[Path], *, workers: int, decode: bool, progress: bool
+) -> list[Video | Unreadable]:
+    """Scan many videos, in order.
+
+    Args:
+        paths: the files.
+        workers: processes; 0 scans in this one.
+        decode: as for `scan_video`.
+        progress: show a bar on the error stream.
+    """
+    if not paths:
+        return []
+    bar = Progress(
+        TextColumn("scanning videos"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    found: list[Video | Unreadable] = []
+    results = _in_processes(paths, workers, decode) if workers else _in_turn(paths, decode)
+    with bar if progress else nullcontext():
+        task = bar.add_task("scan", total=len(paths))
+        for result in results:
+            found.append(result)
+            bar.advance(task)
+    return found
+
+
+def _in_turn(paths: Sequence[Path], decode: bool) -> Iterator[Video | Unreadable]:
+    return (scan_video(path, decode) for path in paths)
+
+
+def _in_processes(
+    paths: Sequence[Path], workers: int, decode: bool
+) -> Iterator[Video | Unreadable]:
+    with ProcessPoolExecutor(min(workers, len(paths))) as pool:
+        futures = [pool.submit(scan_video, path, decode) for path in paths]
+        try:
+            for path, future in zip(paths, futures, strict=True):
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    # One file ended a process, which ends the pool: find out which, one by one.
+                    yield _alone(path, decode)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _alone(path: Path, decode: bool) -> Video | Unreadable:
+    with ProcessPoolExecutor(1) as pool:
+        try:
+            return pool.submit(scan_video, path, decode).result()
+        except BrokenProcessPool:
+            return Unreadable(path, "the decoder crashed on it")
