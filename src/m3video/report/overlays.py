@@ -1,0 +1,168 @@
+"""Drawings over frames: trajectories, masks, HOG glyphs. Plain arrays in, plain arrays out.
+
+A note on coordinates: pixel centres lie at integers, x to the right and y down. When a picture is
+enlarged s times, a point x of the small picture lies at (x + ½)·s − ½ of the large one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.uint8]  # [H, W, 3] RGB
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+
+GREY = (126, 128, 134)
+HUES = 24  # directions that get a colour of their own
+SHIFT = 4  # OpenCV's fixed point: drawn at 1/16 of a pixel
+
+
+def enlarge(frame: Frame, scale: int) -> Frame:
+    """Repeat each pixel scale × scale times: [H, W, 3] → [scale·H, scale·W, 3]."""
+    return np.repeat(np.repeat(frame, scale, axis=0), scale, axis=1)
+
+
+def enlarged(points: Floats, scale: int) -> Floats:
+    """Where points [..., 2] of a picture lie once `enlarge` has been applied to it."""
+    return (points + 0.5) * scale - 0.5
+
+
+def direction_colours() -> NDArray[np.uint8]:
+    """[HUES, 3] RGB: colour i is the direction 360°·i / HUES, clockwise from right."""
+    hues = np.arange(HUES) * (180.0 / HUES)
+    hsv = np.stack([hues, np.full(HUES, 190), np.full(HUES, 255)], axis=-1).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0], dtype=np.uint8)
+
+
+def fade(frame: Frame, amount: float, towards: tuple[int, int, int] = GREY) -> Frame:
+    """Mix a frame with one colour: 0 leaves it as it is, 1 leaves only the colour."""
+    mixed = frame * (1 - amount) + np.array(towards) * amount
+    return np.rint(mixed).astype(np.uint8)
+
+
+def shade_patches(
+    frame: Frame, where: Bools, amount: float, towards: tuple[int, int, int] = GREY
+) -> Frame:
+    """Fade the patches [rows, columns] that are True; the frame's size is a multiple of theirs."""
+    rows, columns = where.shape
+    height, width = frame.shape[:2]
+    pixels = np.repeat(np.repeat(where, height // rows, axis=0), width // columns, axis=1)
+    return np.where(pixels[..., None], fade(frame, amount, towards), frame)
+
+
+def draw_tracks(
+    frame: Frame,
+    points: Floats,
+    visible: Bools,
+    *,
+    scale: int = 1,
+    still: float = 0.25,
+    thickness: int = 1,
+    oldest: float = 0.25,
+) -> Frame:
+    """Draw trajectories over a frame: tails that fade with age, heads as dots.
+
+    A segment has the colour of its direction (see `direction_colours`); a trajectory that has moved
+    less than `still` pixels is a small grey dot. Nothing is drawn after a point's first invisible
+    step.
+
+    Args:
+        frame: uint8 [scale·H, scale·W, 3], already enlarged.
+        points: [n, S, 2] (x, y) in pixels before the enlargement, oldest first. S = 1 draws dots.
+        visible: bool [n, S].
+        oldest: opacity of the oldest segment; the newest has 1.
+
+    Returns:
+        A new frame.
+    """
+    seen = np.logical_and.accumulate(visible, axis=1)
+    kept = seen[:, 0]
+    points, seen = points[kept], seen[kept]
+    canvas = frame.copy()
+    if not len(points):
+        return canvas
+    last = seen.sum(axis=1) - 1
+    heads = points[np.arange(len(points)), last]
+    steps = points[:, 1:] - points[:, :-1]
+    length = np.where(seen[:, 1:], np.linalg.norm(steps, axis=-1), 0).sum(axis=1)
+    moving = length >= still
+    fixed = np.rint(enlarged(points, scale) * (1 << SHIFT)).astype(np.int32)
+    colours = direction_colours()
+    hue = _hue(steps)
+    for step in range(steps.shape[1]):
+        drawn = moving & seen[:, step + 1]
+        age = (step + 1) / steps.shape[1]
+        layer = canvas.copy()
+        for index in np.unique(hue[drawn, step]):
+            chosen = drawn & (hue[:, step] == index)
+            lines = list(fixed[chosen, step : step + 2])
+            colour = tuple(int(value) for value in colours[index])
+            cv2.polylines(layer, lines, False, colour, thickness, cv2.LINE_AA, SHIFT)
+        opacity = oldest + (1 - oldest) * age
+        canvas = cv2.addWeighted(layer, opacity, canvas, 1 - opacity, 0).astype(np.uint8)
+    _draw_heads(canvas, enlarged(heads, scale), moving, _hue(heads - points[:, 0]), thickness)
+    return canvas
+
+
+def _hue(steps: Floats) -> NDArray[np.int64]:
+    turns = np.arctan2(steps[..., 1], steps[..., 0]) / (2 * np.pi)
+    return np.rint(turns * HUES).astype(np.int64) % HUES
+
+
+def _draw_heads(
+    canvas: Frame, heads: Floats, moving: Bools, hue: NDArray[np.int64], thickness: int
+) -> None:
+    colours = direction_colours()
+    fixed = np.rint(heads * (1 << SHIFT)).astype(np.int32)
+    radius = int((thickness + 0.6) * (1 << SHIFT))
+    for (x, y), moves, index in zip(fixed.tolist(), moving.tolist(), hue.tolist(), strict=True):
+        colour = tuple(int(value) for value in colours[index]) if moves else (190, 192, 198)
+        size = radius if moves else radius // 2
+        cv2.circle(canvas, (x, y), size, colour, cv2.FILLED, cv2.LINE_AA, SHIFT)
+
+
+def draw_hog(
+    canvas: Frame,
+    histograms: Floats,
+    centres: Floats,
+    *,
+    cell: float,
+    strongest: float,
+    colour: tuple[int, int, int] = (238, 238, 240),
+) -> Frame:
+    """Draw star glyphs: for each histogram one stroke per bin, as long as the bin's energy.
+
+    A stroke lies along the edge, at a right angle to the gradient that the bin counts.
+
+    Args:
+        canvas: uint8 [H, W, 3].
+        histograms: [n, bins], unsigned orientations; bin b is centred at 180°·(b + ½) / bins.
+        centres: [n, 2] (x, y) in the canvas' pixels.
+        cell: longest stroke in the canvas' pixels.
+        strongest: the energy that gets the longest stroke; larger ones are cut to it.
+
+    Returns:
+        A new canvas.
+    """
+    drawn = canvas.copy()
+    bins = histograms.shape[1]
+    angles = (np.arange(bins) + 0.5) * np.pi / bins + np.pi / 2
+    along = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    share = np.clip(histograms / max(strongest, 1e-12), 0, 1)
+    # Weak strokes first, so that the strong ones lie on top of them.
+    level = np.rint(share * 8).astype(np.int64)
+    half = share[..., None] * along * cell / 2
+    ends = np.stack([centres[:, None] - half, centres[:, None] + half], axis=2)
+    fixed = np.rint(ends * (1 << SHIFT)).astype(np.int32)
+    base = np.array(canvas.reshape(-1, 3)[0], dtype=np.float64)
+    for strength in range(1, 9):
+        mixed = base + (np.array(colour) - base) * (0.3 + 0.7 * strength / 8)
+        lines = list(fixed[level == strength])
+        if lines:
+            shade = tuple(float(value) for value in np.rint(mixed))
+            cv2.polylines(drawn, lines, False, shade, 1, cv2.LINE_AA, SHIFT)
+    return drawn
