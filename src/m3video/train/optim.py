@@ -12,9 +12,12 @@ from m3video.config import TrainConfig
 REFERENCE_BATCH = 256
 
 
-def steps_per_epoch(clips: int, batch: int) -> int:
-    """Optimiser steps in a pass over the data: whole batches, and one where clips are too few."""
-    return max(clips // batch, 1)
+def steps_per_epoch(clips: int, batch: int) -> float:
+    """Optimiser steps in a pass over the data, as the loader counts: the partial batch is left out.
+
+    Where clips are fewer than a batch, a batch is more than one pass and this is below 1.
+    """
+    return clips // batch or clips / batch
 
 
 def total_steps(config: TrainConfig, clips: int) -> int:
@@ -90,7 +93,7 @@ def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
 
 
 def state_by_name(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors, as `<parameter>/<entry>`: a file of them needs no pickle, no order."""
+    """The optimiser's tensors, as `<parameter>/<entry>`: in a file, neither order nor pickle."""
     return {
         f"{name}/{entry}": value
         for name, parameter in model.named_parameters()

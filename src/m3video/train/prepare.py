@@ -89,7 +89,8 @@ class Batch:
     def counts(self) -> dict[str, Tensor]:
         """How many numbers the loss of each target is a mean of: valid ones of hidden tokens."""
         return {
-            name: (target.valid & self.mask[..., None]).expand_as(target.values).sum()
+            name: (target.valid & self.mask[..., None]).sum()
+            * (target.values.numel() // target.valid.numel())
             for name, target in self.targets.items()
         }
 

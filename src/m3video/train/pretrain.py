@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from m3video.config import PretrainConfig
-from m3video.errors import DivergedError, ManifestError, TooManyUnreadableError
+from m3video.errors import DivergedError, TooManyUnreadableError, VideoError
 from m3video.model.checkpoint import save_encoder
 from m3video.train.checkpoint import (
     TrainState,
@@ -97,9 +97,16 @@ def _open_data(
         if manifest.unreadable:
             count = len(manifest.unreadable)
             _say(console, f"{count} unreadable, {len(manifest.videos)} videos to train on")
-    if not manifest.videos:
-        raise ManifestError(f"{config.data}: no readable video there; see `m3video index`")
     return VideoClips(manifest, clip=config.clip, plan=plan, augment=config.augment), manifest
+
+
+def _next(batches: Iterator[Clips]) -> Clips:
+    """The next batch; the error of a data worker comes without the worker's traceback."""
+    try:
+        return next(batches)
+    except VideoError as error:
+        message = str(error).strip().splitlines()[-1]
+        raise VideoError(message.removeprefix("m3video.errors.VideoError: ")) from error
 
 
 class _Run:
@@ -140,7 +147,7 @@ class _Run:
             return self.run.path
         with Interrupt() as interrupt:
             batches = iter(self._batches(plan))
-            first = next(batches)  # if the data fails at once, nothing has been written
+            first = _next(batches)  # if the data fails at once, nothing has been written
             if not self.config.resume:
                 self._check_unreadable(first)
                 self.run.create(self.config, self.manifest, device)
@@ -166,9 +173,8 @@ class _Run:
         with MetricsLog(self.run, state.step) as log, display:
             while state.step < self.steps:
                 begin = time.perf_counter()
-                clips = next(batches)
+                clips = self._next_or_save(batches, display)
                 waited = time.perf_counter() - begin
-                self._note_unreadable(clips, display)
                 rate = self.schedule(state.step + 1)
                 result = self.trainer.step(clips, state.step + 1, rate)
                 self._count(result, time.perf_counter() - begin, waited)
@@ -187,6 +193,17 @@ class _Run:
                     )
                     raise KeyboardInterrupt
 
+    def _next_or_save(self, batches: Iterator[Clips], display: Display) -> Clips:
+        """The next batch; when the data fails, what was learnt so far is kept."""
+        try:
+            clips = _next(batches)
+            self._note_unreadable(clips, display)
+        except (VideoError, TooManyUnreadableError):
+            if self.state.step:
+                self.save()
+            raise
+        return clips
+
     def _count(self, result: StepResult, seconds: float, waited: float) -> None:
         self.state.step += 1
         self.state.seconds += seconds
@@ -199,7 +216,7 @@ class _Run:
         return self.config.train.batch / self.clock.seconds_per_step
 
     def _metrics(self, result: StepResult, rate: float) -> dict[str, float | int | None]:
-        """One line of metrics.jsonl; the last three keys tell of time, the others repeat exactly."""
+        """One line of metrics.jsonl; the last three keys are times, all others repeat exactly."""
         state, taken = self.state, result.finite
         per_epoch = steps_per_epoch(len(self.source), self.config.train.batch)
         each = {
@@ -253,12 +270,7 @@ class _Run:
 
     def _note_unreadable(self, clips: Clips, display: Display) -> None:
         """Name, count and write down what could not be read while a batch was made."""
-        try:
-            new = self._check_unreadable(clips)
-        except TooManyUnreadableError:
-            if self.state.step:
-                self.save()
-            raise
+        new = self._check_unreadable(clips)
         if new:
             for path, reason in new.items():
                 display.say(f"unreadable: {path}: {reason}")

@@ -97,14 +97,15 @@ class Trainer:
         parts = [self.finish(part) for part in split(clips, self.config.train.accumulate)]
         counts = [part.counts() for part in parts]
         active = self.config.targets.active
-        totals = {name: sum(count[name] for count in counts) for name in active}
+        totals = {name: torch.stack([count[name] for count in counts]).sum() for name in active}
         sums = {name: torch.zeros((), device=self.device) for name in active}
         for part, count in zip(parts, counts, strict=True):
             losses = self._losses(part)
             share = {
                 name: losses[name] * (count[name] / totals[name].clamp(min=1)) for name in active
             }
-            torch.stack([active[name].weight * share[name] for name in active]).sum().backward()
+            weighted = [active[name].weight * share[name] for name in active]
+            torch.autograd.backward(torch.stack(weighted).sum())
             sums = {name: sums[name] + share[name].detach() for name in active}
         return sums
 
