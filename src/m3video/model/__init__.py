@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from m3video.model.checkpoint import load_encoder, save_encoder
 from m3video.model.masked_autoencoder import HeadSpec, MaskedAutoencoder, build_model
 from m3video.model.vit import SIZES, VisionTransformer, build_encoder
 
@@ -12,4 +13,6 @@ __all__ = [
     "VisionTransformer",
     "build_encoder",
     "build_model",
+    "load_encoder",
+    "save_encoder",
 ]

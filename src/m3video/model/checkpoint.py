@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from m3video.config import ClipConfig, one_line
 from m3video.errors import CheckpointError, ConfigError
 from m3video.model.vit import VisionTransformer
+from m3video.video.augment import MEAN, STD
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
@@ -60,14 +60,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield aside
         for written in [*aside.rglob("*"), aside]:
             _sync(written)
-        if path.is_dir():
-            old = path.with_name(f".{path.name}.old")
-            _remove(old)
+        old = path.with_name(f".{path.name}.old")
+        _remove(old)
+        if path.is_dir():  # a directory cannot be renamed over another
             path.rename(old)
-            aside.rename(path)
-            _remove(old)
-        else:
-            aside.replace(path)
+        aside.replace(path)
+        _remove(old)
         _sync(path.parent)
     except BaseException:
         _remove(aside)

@@ -1,0 +1,1 @@
+"""Figures of this machine: what motion targets, loading and a training step cost."""

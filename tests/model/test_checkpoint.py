@@ -1,0 +1,248 @@
+"""Weights on disk: what comes back, what is refused, and that nothing half-written ever shows."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from m3video.config import ClipConfig
+from m3video.errors import CheckpointError
+from m3video.model import VisionTransformer, load_encoder, save_encoder
+from m3video.model.checkpoint import (
+    load_weights,
+    read_json,
+    write_json,
+    write_tensors,
+    write_whole,
+    written_whole,
+)
+from m3video.video.augment import MEAN
+
+CLIP = ClipConfig(frames=4, stride=3, size=(16, 24), patch=8)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def encoder(width: int = 24, *, final_norm: bool = True) -> VisionTransformer:
+    torch.manual_seed(5)
+    return VisionTransformer(
+        frames=4,
+        size=(16, 24),
+        tubelet=2,
+        patch=8,
+        width=width,
+        depth=1,
+        heads=3,
+        mlp_ratio=2.0,
+        norm_eps=1e-5,
+        final_norm=final_norm,
+    )
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    save_encoder(encoder(), tmp_path / "run" / "model", CLIP)
+    return tmp_path / "run" / "model"
+
+
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_an_encoder_comes_back_as_it_was(tmp_path: Path, final_norm: bool) -> None:
+    saved = encoder(final_norm=final_norm)
+    save_encoder(saved, tmp_path / "run" / "model", CLIP)
+    clip = torch.randn(1, 3, 4, 16, 24, generator=torch.Generator().manual_seed(0))
+    for path in (tmp_path / "run", tmp_path / "run" / "model", str(tmp_path / "run")):
+        loaded = load_encoder(path)
+        assert not loaded.training
+        assert loaded.clip == CLIP
+        assert loaded.architecture == saved.architecture
+        assert torch.equal(loaded(clip), saved(clip))
+
+
+def test_loading_draws_no_random_numbers(model_folder: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load_encoder(model_folder)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_model_directory_holds_two_plain_files(model_folder: Path) -> None:
+    assert names(model_folder) == ["config.json", "model.safetensors"]
+    config = json.loads((model_folder / "config.json").read_text())
+    assert config["clip"]["size"] == [16, 24]
+    assert config["mean"] == list(MEAN)
+    assert config["m3video"]
+    assert set(load_file(model_folder / "model.safetensors")) == set(encoder().state_dict())
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _pickle(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(pickle.dumps({"a": [1.0] * 100}))
+
+
+def _cut(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def _weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _key_missing(folder: Path) -> None:
+    _weights(folder, lambda tensors: [tensors.pop(key) for key in sorted(tensors)[:3]])
+
+
+def _key_surplus(folder: Path) -> None:
+    _weights(folder, lambda tensors: tensors.update(cls_token=torch.zeros(1)))
+
+
+def _shape(folder: Path) -> None:
+    _weights(folder, lambda tensors: tensors.update({"norm.weight": torch.zeros(25)}))
+
+
+def _config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def _not_json(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff\xfe{")
+
+
+def _other_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "videomae"}')
+
+
+def _list_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def _bad_clip(folder: Path) -> None:
+    _config(folder, clip={"frames": 4, "size": [16, 25], "patch": 8})
+
+
+def _other_architecture(folder: Path) -> None:
+    _config(folder, architecture={"width": 24, "layers": 3})
+
+
+def _bad_heads(folder: Path) -> None:
+    _config(folder, architecture={"width": 24, "depth": 1, "heads": 5})
+
+
+def _other_normalisation(folder: Path) -> None:
+    _config(folder, mean=[0.5, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (_no_config, "a directory without a model; give a run directory"),
+        (_no_weights, "cannot be read as safetensors: no such file"),
+        (_pickle, "cannot be read as safetensors"),
+        (_cut, "cannot be read as safetensors"),
+        (_key_missing, r"blocks.0.attention.proj.bias and 2 more missing"),
+        (_key_surplus, "cls_token not part of the model"),
+        (_shape, r"norm.weight is \[25\], the model wants \[24\]"),
+        (_not_json, "cannot be read as JSON"),
+        (_other_config, "not the config of an m3video model: no 'clip'"),
+        (_list_config, "not the config of an m3video model"),
+        (_bad_clip, "not a multiple of patch 8"),
+        (_other_architecture, "not an architecture of m3video: .*layers"),
+        (_bad_heads, "width 24 is not a multiple of heads 5"),
+        (_other_normalisation, r"wants frames of mean and deviation \(\(0.5, 0.5, 0.5\)"),
+    ],
+)
+def test_what_is_broken_is_refused_in_one_line(
+    model_folder: Path, break_it: Callable[[Path], None], message: str
+) -> None:
+    break_it(model_folder)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_encoder(model_folder)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(model_folder))
+
+
+def test_wrong_places_are_refused_in_one_line(tmp_path: Path, model_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="not there; give a run directory"):
+        load_encoder(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="a file; give a run directory"):
+        load_encoder(model_folder / "model.safetensors")
+
+
+def test_weights_of_another_width_are_named(tmp_path: Path) -> None:
+    weights = encoder(width=48).state_dict()
+    with pytest.raises(CheckpointError, match=r"a.safetensors: weights of another model: .* is \["):
+        load_weights(encoder(), weights, tmp_path / "a.safetensors")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    write_json(path, {"step": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"step": object()})
+
+    def fail_half_way() -> None:
+        with written_whole(path) as aside:
+            aside.write_text('{"st')
+            raise RuntimeError("disk on fire")
+
+    with pytest.raises(RuntimeError, match="on fire"):
+        fail_half_way()
+    assert read_json(path) == {"step": 1}
+    assert names(tmp_path) == ["state.json"]
+
+
+def test_a_directory_is_replaced_as_a_whole(tmp_path: Path, model_folder: Path) -> None:
+    (model_folder / "old.txt").write_text("from before")
+    save_encoder(encoder(width=48), model_folder, CLIP)
+    assert names(model_folder) == ["config.json", "model.safetensors"]
+    assert names(model_folder.parent) == ["model"]
+    assert load_encoder(model_folder).width == 48
+
+
+def test_what_a_killed_writer_leaves_is_not_seen_and_is_cleared(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_whole(path, b"old")
+    script = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from m3video.model.checkpoint import written_whole\n"
+        "with written_whole(Path(sys.argv[1])) as aside:\n"
+        "    aside.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    assert len(names(tmp_path)) == 2
+    write_whole(path, b"new")
+    assert names(tmp_path) == ["weights.safetensors"]
+    assert path.read_bytes() == b"new"
+
+
+def test_views_of_one_tensor_are_written(tmp_path: Path) -> None:
+    table = torch.arange(6.0).reshape(2, 3)
+    write_tensors(tmp_path / "t.safetensors", {"turned": table.T, "row": table[1]})
+    back = load_file(tmp_path / "t.safetensors")
+    assert torch.equal(back["turned"], table.T)
+    assert torch.equal(back["row"], table[1])
