@@ -103,7 +103,7 @@ def centre_crop(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """What the encoder reads, by MEAN and STD: uint8 [..., T, H, W, 3] → float32 [..., 3, T, H, W]."""
+    """What the encoder reads: uint8 [..., T, H, W, 3] → float32 [..., 3, T, H, W]."""
     mean = torch.tensor(MEAN, device=frames.device) * 255
     std = torch.tensor(STD, device=frames.device) * 255
     return ((frames.float() - mean) / std).movedim(-1, -4)

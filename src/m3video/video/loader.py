@@ -279,7 +279,7 @@ def _load(
 ) -> DataLoader[Clips]:
     return DataLoader(
         dataset,
-        batch_sampler=keys,  # type: ignore[arg-type]  # typed for int keys only
+        batch_sampler=keys,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_one_thread,

@@ -28,11 +28,22 @@ from rich.markup import escape
 from m3video.errors import ManifestError
 from m3video.video.scan import Unreadable, Video, scan_videos
 
-__all__ = ["EXTENSIONS", "Manifest", "Unreadable", "Video", "index", "load_manifest"]
+__all__ = [
+    "EXTENSIONS",
+    "Manifest",
+    "Unreadable",
+    "Video",
+    "index",
+    "load_manifest",
+    "write_manifest",
+]
 
 EXTENSIONS = frozenset(
-    [".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"]
-    + [".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"]
+    f".{ending}"
+    for ending in (
+        *("3gp", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts"),
+        *("ogv", "ts", "vob", "webm", "wmv"),
+    )
 )
 """Endings of video files, in lower case."""
 
@@ -245,7 +256,8 @@ def _write_csv(path: Path, rows: list[list[object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with open(handle, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        os.close(handle)
+        with Path(aside).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
             file.flush()
             os.fsync(file.fileno())
