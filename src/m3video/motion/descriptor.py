@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from m3video.motion.descriptor_kernel import hog_at_compiled, hog_grid_compiled
 
@@ -101,18 +102,19 @@ def _intensity(images: Tensor) -> Tensor:
 
 def _votes(gx: Tensor, gy: Tensor, bins: int, binning: Binning) -> Tensor:
     """Each pixel's votes [..., bins] for gradients [...]."""
-    magnitude = torch.hypot(gx, gy)
+    magnitude = torch.hypot(gx, gy)[..., None]
     # mirrored into the upper half plane, so that opposite gradients get equal angles exactly
-    angle = torch.atan2(gy.abs(), torch.where(gy < 0, -gx, gx)) * (bins / math.pi)
+    x, y = torch.where(gy < 0, -gx, gx), gy.abs()
     if binning == "hard":
-        index = angle.floor().long() % bins
-        return torch.nn.functional.one_hot(index, bins) * magnitude[..., None]
-    lower = (angle - 0.5).floor()
-    share = (angle - 0.5 - lower)[..., None]
-    index = lower.long()
-    first = torch.nn.functional.one_hot(index % bins, bins)
-    second = torch.nn.functional.one_hot((index + 1) % bins, bins)
-    return (first * (1 - share) + second * share) * magnitude[..., None]
+        # double: 45° must fall on the right side of an edge
+        index = (torch.atan2(y.double(), x.double()) * (bins / math.pi)).long() % bins
+        return one_hot(index, bins) * magnitude
+    position = torch.atan2(y, x) * (bins / math.pi) - 0.5
+    lower = position.floor()
+    share = (position - lower)[..., None]
+    first = one_hot(lower.long() % bins, bins)
+    second = one_hot((lower.long() + 1) % bins, bins)
+    return (first * (1 - share) + second * share) * magnitude
 
 
 def _windows(images: Tensor, frame: Tensor, points: Tensor, side: int) -> Tensor:
