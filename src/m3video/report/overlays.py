@@ -44,6 +44,13 @@ def fade(frame: Frame, amount: float, towards: tuple[int, int, int] = GREY) -> F
     return np.rint(mixed).astype(np.uint8)
 
 
+def muted(frame: Frame) -> Frame:
+    """Little of the colour and half of the light, so that coloured lines stand out."""
+    luma = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))[..., None]
+    mixed = 0.4 * luma + 0.14 * frame + 14.0
+    return np.rint(mixed).astype(np.uint8)
+
+
 def shade_patches(
     frame: Frame, where: Bools, amount: float, towards: tuple[int, int, int] = GREY
 ) -> Frame:
@@ -60,7 +67,7 @@ def draw_tracks(
     visible: Bools,
     *,
     scale: int = 1,
-    still: float = 0.25,
+    still: float = 0.5,
     thickness: int = 1,
     oldest: float = 0.25,
 ) -> Frame:

@@ -206,16 +206,14 @@ def key_figures(
         figures.append(Figure("Steps", f"{metrics.steps[-1]:,}", planned))
     for name in config.targets.active:
         if values := metrics.present(f"loss/{name}"):
-            first, last = ends(values)
-            figures.append(
-                Figure(f"Loss, {_words(name)}", number(last), note=f"from {number(first)}")
-            )
+            first, last = (number(float(f"{value:.3g}")) for value in ends(values))
+            figures.append(Figure(f"Loss, {_words(name)}", last, note=f"from {first}"))
     if rates := metrics.present("clips_per_second"):
         figures.append(Figure("Speed", number(float(f"{median(rates):.3g}")), "clips/s"))
     if times := metrics.present("time"):
         figures.append(Figure("Time", duration(times[-1])))
     if waits := metrics.present("data_wait"):
-        figures.append(Figure("Waiting for data", f"{100 * fmean(waits):.1f}", "% of the time"))
+        figures.append(Figure("Waiting for data", f"{100 * fmean(waits):.1f} %"))
     bad = metrics.present("bad_steps")
     figures.append(Figure("Bad steps", f"{int(bad[-1]) if bad else 0:,}"))
     figures.append(Figure("Unreadable videos", f"{unreadable:,}"))

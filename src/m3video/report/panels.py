@@ -19,7 +19,7 @@ from m3video.report.overlays import (
     draw_tracks,
     enlarge,
     enlarged,
-    fade,
+    muted,
     shade_patches,
 )
 from m3video.report.predictions import HogPictures, Sample
@@ -85,13 +85,13 @@ def timeline(plan: ClipPlan, tubelet: int) -> list[Moment]:
     """What is shown at each raw frame of the span.
 
     Trajectories that would overlap are left out: after a tubelet that is drawn, the next one drawn
-    is the first that starts when the other's trajectories have ended.
+    is the first that starts after the other's trajectories have ended.
     """
     starts = np.array(plan.offsets)[list(plan.starts)]
     inputs = np.array(plan.offsets)[list(plan.inputs)]
     drawn = [0]
     for index in range(1, len(starts)):
-        if starts[index] - starts[drawn[-1]] >= plan.length:
+        if starts[index] - starts[drawn[-1]] > plan.length:
             drawn.append(index)
     moments = []
     for time in range(plan.span):
@@ -127,12 +127,11 @@ def numbers(sample: Sample) -> str:
     if sample.error is None:
         return ""
     error = sample.error
-    words = (
+    return (
         f"Predicted trajectories end {error.predicted:.2f} px from the true ones on average; "
         f"standing still would end {error.still:.2f} px away "
         f"({error.count:,} visible trajectories of hidden patches, {sample.plan.length} steps)."
     )
-    return f"{words} {sample.note}".strip()
 
 
 def _painters(sample: Sample, scale: int) -> Iterator[tuple[str, Painter]]:
@@ -168,7 +167,7 @@ def _tracked(
     sample: Sample, scale: int, points: Floats, visible: Bools, shown: Bools, now: Moment
 ) -> Frame:
     """Trajectories up to this moment over the dimmed raw frame; where none are shown, dimmer."""
-    frame = fade(sample.frames[now.row], 0.45, DARK)
+    frame = muted(sample.frames[now.row])
     rows, columns = sample.hidden.shape[1:]
     side = shown.shape[1] // rows, shown.shape[2] // columns
     without = ~shown[now.tubelet, :: side[0], :: side[1]]

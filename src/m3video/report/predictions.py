@@ -18,16 +18,6 @@ from m3video.train.prepare import Batch, Finish, Prepare
 from m3video.video.loader import Clips
 from m3video.video.sampling import ClipPlan, sample_generator
 
-TRUTH_NOTES = {
-    "patch-std": "The model predicts z-scores over a patch; they are drawn with the true "
-    "mean and deviation of each patch.",
-    "clip-std": "The model predicts displacements in units of the clip's motion; they are drawn "
-    "with the true one.",
-    "sum-of-norms": "The model predicts shares of a trajectory's length; they are drawn with the "
-    "true length.",
-}
-"""What the reader must know when a prediction is turned into pixels by numbers of the true clip."""
-
 
 @dataclass(frozen=True)
 class TrackError:
@@ -65,7 +55,6 @@ class Sample:
     )
     predicted_tracks: tuple[Floats, Bools] | None = None  # the same, and hidden seeds [t, h, w]
     error: TrackError | None = None
-    note: str = ""
     hogs: dict[str, HogPictures] = field(default_factory=dict)
     reconstruction: Frame | None = None  # [T, H, W, 3]
 
@@ -154,7 +143,8 @@ def displacements_in_pixels(
         count = valid.sum(dim=(1, 2, 3, 4), keepdim=True) * 2
         energy = moved.square().sum(dim=(1, 2, 3, 4), keepdim=True) / count.clamp(min=1)
         return values * energy.sqrt().clamp(min=config.floor)
-    travelled = moved.norm(dim=-1, keepdim=True).sum(dim=-2, keepdim=True)
+    steps: Tensor = moved.norm(dim=-1, keepdim=True)
+    travelled = steps.sum(dim=-2, keepdim=True)
     return values * travelled.clamp(min=config.floor)
 
 
@@ -175,7 +165,6 @@ def _predicted_tracks(
     return {
         "predicted_tracks": (path, hidden_seeds),
         "error": track_error(tracks.points[0].numpy()[chosen], path[chosen]),
-        "note": TRUTH_NOTES.get(settings.normalise, ""),
     }
 
 

@@ -26,6 +26,13 @@ HELD_OUT = 2_000_000
 TRIES = 12
 """Videos that are tried in all before fewer clips are shown."""
 
+TRUTH_USED = {
+    "patch-std": "z-scores over the points of a patch",
+    "clip-std": "displacements in units of the clip's motion",
+    "sum-of-norms": "shares of a trajectory's length",
+}
+"""What is predicted when the true clip's numbers are needed to turn it into pixels."""
+
 Found = tuple[str, Clips]
 
 
@@ -78,7 +85,25 @@ def sample_clips(run: Path, config: PretrainConfig, *, count: int) -> Samples:
     ]
     step = place.resolve().name.removeprefix("step-")
     notes.insert(0, f"Predicted by the checkpoint of step {step}.")
+    if clips:
+        notes += _truth_notes(config)
     return Samples(clips, notes)
+
+
+def _truth_notes(config: PretrainConfig) -> Iterator[str]:
+    """What is drawn with the help of the truth."""
+    active, targets = config.targets.active, config.targets
+    if "trajectory" in active and targets.trajectory.normalise in TRUTH_USED:
+        predicted = TRUTH_USED[targets.trajectory.normalise]
+        yield (
+            f"The model predicts {predicted}. The true clip's numbers turn them into pixels, so "
+            "the predicted trajectories and their errors look better than the model alone would."
+        )
+    if "pixel" in active and targets.pixel.normalise:
+        yield (
+            "The model predicts each patch up to its mean and contrast; the reconstruction takes "
+            "those from the true clip."
+        )
 
 
 def _find_clips(
@@ -96,7 +121,7 @@ def _find_clips(
         )
         for index in range(count):
             clip = source.clip(index, 0, sample_generator(config.train.seed, 0, index))
-            yield CLASSES[int(clip.label)].replace("_", " "), clip
+            yield CLASSES[int(clip.label)].replace("-", " "), clip
         return
     yield from _video_clips(run, config, plan, count, notes)
 
