@@ -7,7 +7,7 @@ as `config.yaml` in the run directory and can be given back with `--config`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -81,8 +81,8 @@ class MaskConfig(Config):
     """Share of the tokens that is hidden."""
 
 
-FLOW_NAMES = ("dis-ultrafast", "dis-fast", "dis-medium", "farneback")
 FlowName = Literal["dis-ultrafast", "dis-fast", "dis-medium", "farneback"]
+FLOW_NAMES: tuple[FlowName, ...] = get_args(FlowName)
 
 
 class MotionConfig(Config):
