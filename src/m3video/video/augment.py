@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ Box = tuple[int, int, int, int]
 """Top, left, height, width, in pixels."""
 
 
-def _largest_crop(height: int, width: int, size: tuple[int, int], scale: float) -> tuple[int, int]:
+def _fit(height: int, width: int, size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Height and width of `scale` × the largest crop of `size`'s aspect that fits."""
     zoom = scale * min(height / size[0], width / size[1])
     return (
@@ -45,19 +47,68 @@ def multi_scale_crop(
     Multi-scale cropping as in TSN (arXiv 1608.00859), but with the aspect kept.
     """
     scale = scales[int(torch.randint(len(scales), (), generator=generator))]
-    crop_height, crop_width = _largest_crop(height, width, size, scale)
+    crop_height, crop_width = _fit(height, width, size, scale)
     top = int(torch.randint(height - crop_height + 1, (), generator=generator))
     left = int(torch.randint(width - crop_width + 1, (), generator=generator))
     return top, left, crop_height, crop_width
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What is done to every frame of a clip: cut a box out, resize it, mirror it left to right."""
+
+    box: Box
+    size: tuple[int, int]
+    """Height and width of the result."""
+    flip: bool = False
+
+    def into(self, frame: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """Apply to one frame, uint8 [H, W, 3], and write to `out`, uint8 [h, w, 3].
+
+        Up to half the size, interpolation is bilinear: it still touches every source pixel, and it
+        costs a quarter of the area average, which is used where bilinear would skip pixels.
+        """
+        top, left, crop_height, crop_width = self.box
+        height, width = self.size
+        less_than_half = crop_height > 2 * height or crop_width > 2 * width
+        interpolation = cv2.INTER_AREA if less_than_half else cv2.INTER_LINEAR
+        crop = frame[top : top + crop_height, left : left + crop_width]
+        cv2.resize(crop, (width, height), dst=out, interpolation=interpolation)
+        if self.flip:
+            cv2.flip(out, 1, dst=out)
+
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Apply to all frames: uint8 [R, H, W, 3] → [R, h, w, 3], contiguous."""
+        out = np.empty((len(frames), *self.size, 3), np.uint8)
+        for frame, row in zip(frames, out, strict=True):
+            self.into(frame, row)
+        return out
+
+
+def random_crop(
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    config: AugmentConfig,
+    generator: torch.Generator,
+) -> Crop:
+    """Draw the crop and flip of a clip of height × width pixels."""
+    box = multi_scale_crop(height, width, size, config.scales, generator)
+    flip = config.flip and bool(torch.randint(2, (), generator=generator))
+    return Crop(box, size, flip)
+
+
+def largest_crop(height: int, width: int, size: tuple[int, int]) -> Crop:
+    """The largest centred crop of `size`'s aspect."""
+    crop_height, crop_width = _fit(height, width, size, 1.0)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return Crop((top, left, crop_height, crop_width), size)
 
 
 def crop_resize(
     frames: NDArray[np.uint8], box: Box, size: tuple[int, int], flip: bool
 ) -> NDArray[np.uint8]:
     """Cut `box` out of all frames, resize it, and mirror it left to right if `flip`.
-
-    Up to half the size, bilinear interpolation: it still touches every source pixel, and it costs
-    a quarter of the area average, which is used below that, where bilinear would skip pixels.
 
     Args:
         frames: uint8 [R, H, W, 3].
@@ -68,17 +119,7 @@ def crop_resize(
     Returns:
         uint8 [R, h, w, 3], contiguous.
     """
-    top, left, crop_height, crop_width = box
-    height, width = size
-    halved = crop_height > 2 * height or crop_width > 2 * width
-    interpolation = cv2.INTER_AREA if halved else cv2.INTER_LINEAR
-    out = np.empty((len(frames), height, width, 3), np.uint8)
-    for source, target in zip(frames, out, strict=True):
-        crop = source[top : top + crop_height, left : left + crop_width]
-        cv2.resize(crop, (width, height), dst=target, interpolation=interpolation)
-        if flip:
-            cv2.flip(target, 1, dst=target)
-    return out
+    return Crop(box, size, flip)(frames)
 
 
 def augment(
@@ -89,17 +130,13 @@ def augment(
 ) -> NDArray[np.uint8]:
     """Draw a crop and a flip, and apply them to all frames: uint8 [R, H, W, 3] → [R, h, w, 3]."""
     _, height, width, _ = frames.shape
-    box = multi_scale_crop(height, width, size, config.scales, generator)
-    flip = config.flip and bool(torch.randint(2, (), generator=generator))
-    return crop_resize(frames, box, size, flip)
+    return random_crop(height, width, size, config, generator)(frames)
 
 
 def centre_crop(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The largest centred crop of `size`'s aspect, resized: uint8 [R, H, W, 3] → [R, h, w, 3]."""
     _, height, width, _ = frames.shape
-    crop_height, crop_width = _largest_crop(height, width, size, 1.0)
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    return crop_resize(frames, (top, left, crop_height, crop_width), size, flip=False)
+    return largest_crop(height, width, size)(frames)
 
 
 def normalise(frames: Tensor) -> Tensor:

@@ -4,23 +4,26 @@
   that begins at step k gets what an uninterrupted one would get there.
 - A clip that cannot be read is never dropped in silence: the next index takes its place, up to ten
   times, and `Clips.unreadable` says which and why.
-- Frames are written once by the reader, once by the crop, and once into the batch.
+- Frames are cropped and resized as they are decoded, and copied once more, into the batch.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from m3video.config import AugmentConfig, ClipConfig
 from m3video.errors import VideoError
-from m3video.video.augment import augment, centre_crop
+from m3video.video.augment import Crop, largest_crop, random_crop
 from m3video.video.manifest import Manifest
 from m3video.video.reader import VideoReader
 from m3video.video.sampling import (
@@ -126,7 +129,6 @@ class VideoClips:
         """One clip; see `ClipSource`. The epoch matters only through `generator`."""
         number, segment = divmod(index, self._segments)
         video = self.manifest.videos[number]
-        size = self._clip.size
         with VideoReader(video.path) as reader:
             count, span = len(reader), self._plan.span
             if self._augment is None:
@@ -134,11 +136,7 @@ class VideoClips:
             else:
                 start = random_start(count, span, generator)
             rows, real = span_rows(self._plan, start, count)
-            frames = reader.frames(rows)
-        if self._augment is None:
-            frames = centre_crop(frames, size)
-        else:
-            frames = augment(frames, size, self._augment, generator)
+            frames = self._read(reader, rows, generator)
         label = -1 if video.label is None else self.labels.index(video.label)
         return Clips(
             frames=torch.from_numpy(frames),
@@ -146,6 +144,24 @@ class VideoClips:
             label=torch.tensor(label),
             index=torch.tensor(index),
         )
+
+    def _read(
+        self, reader: VideoReader, rows: list[int], generator: torch.Generator
+    ) -> NDArray[np.uint8]:
+        """Crop frames as they are decoded, so that no whole frame is copied."""
+        out = np.empty((len(rows), *self._clip.size, 3), np.uint8)
+        crop: Crop | None = None
+        for index, image in reader.images(rows):
+            if crop is None:
+                height, width, _ = image.shape
+                if self._augment is None:
+                    crop = largest_crop(height, width, self._clip.size)
+                else:
+                    crop = random_crop(height, width, self._clip.size, self._augment, generator)
+            first = bisect_left(rows, index)
+            crop.into(image, out[first])
+            out[first + 1 : bisect_right(rows, index)] = out[first]
+        return out
 
 
 class _Keyed(Dataset[Clips]):

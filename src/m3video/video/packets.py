@@ -60,7 +60,7 @@ def scan_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
         and packets[0].key
         and packets[0].pts == min(packet.pts or 0 for packet in packets)
         and (container.format.name in _SHOW_TIMES or times == shown)
-        and _one_to_one(packets, stream)
+        and _one_to_one(packets, stream, in_order=times == shown)
     )
     if not reliable:
         return PacketScan([], [], float(_header_rate(stream)))
@@ -91,10 +91,10 @@ def _read_packets(path: Path, container: InputContainer, stream: VideoStream) ->
     return packets
 
 
-def _one_to_one(packets: list[_Packet], stream: VideoStream) -> bool:
+def _one_to_one(packets: list[_Packet], stream: VideoStream, in_order: bool) -> bool:
     codec = stream.codec_context.codec.canonical_name
-    if codec == "mpeg4":
-        return min(packet.size for packet in packets) >= _NOT_CODED_BYTES
+    if codec == "mpeg4":  # mostly copied from AVI, so its times are guesses where order changes
+        return in_order and min(packet.size for packet in packets) >= _NOT_CODED_BYTES
     return codec in _ONE_TO_ONE
 
 

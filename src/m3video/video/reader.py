@@ -3,9 +3,10 @@
 - A frame's number is its place in what decoding the whole file shows, from 0.
 - `len(reader)` is exact: packets are counted without decoding where one packet is one frame, else
   the file is decoded once. The header's count is never used.
-- Reading seeks to the keyframe before what is wanted and decodes on from there. Decoded timestamps
-  must then follow the order that the packets promised; where they do not, the reader gives up
-  seeking and decodes from the start, so a frame is the same however it was reached.
+- Reading seeks to the keyframe before what is wanted and decodes on from there, without the frames
+  that nothing refers to until shortly before the first one wanted. Decoded times must then follow
+  each other as the packets promised; where they do not, the reader gives up seeking and decodes
+  from the start, so a frame is the same however it was reached.
 - Only frames that are returned are converted to RGB, and turned as the file's display matrix says.
 - Of several video streams the first is read; cover pictures do not count.
 - Only local files are opened, and playlists are refused.
@@ -14,8 +15,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,9 +40,10 @@ from m3video.errors import VideoError
 from m3video.video.packets import reason, scan_packets
 
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
-# When the next keyframe is nearer than this, decoding on is cheaper than a seek, which empties the
-# decoder.
-_SEEK_GAP = 16
+# Frames stored out of order lie at most this far apart (H.264 and HEVC). So many before the first
+# wanted one are decoded in full, to see that the order is as promised; and when the next keyframe
+# is nearer than this, decoding on is cheaper than a seek.
+_REORDER = 16
 
 
 class _UnreliableSeekError(Exception):
@@ -95,12 +99,12 @@ class VideoReader:
     @property
     def height(self) -> int:
         """Pixels, as displayed."""
-        return self._displayed_size()[0]
+        return self._size[0]
 
     @property
     def width(self) -> int:
         """Pixels, as displayed."""
-        return self._displayed_size()[1]
+        return self._size[1]
 
     def frames(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Read frames, in any order and with repeats.
@@ -114,14 +118,11 @@ class VideoReader:
         """
         rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
-            if not 0 <= index < self._count:
-                raise IndexError(f"{self.path}: frame {index} is not in 0 … {self._count - 1}")
             rows.setdefault(index, []).append(row)
         if not rows:
             return np.empty((0, self.height, self.width, 3), np.uint8)
         out: NDArray[np.uint8] | None = None
-        for index in sorted(rows):
-            image = self._rgb(self._frame(index))
+        for index, image in self.images(list(rows)):
             if out is None:
                 out = np.empty((len(indices), *image.shape), np.uint8)
             for row in rows[index]:
@@ -129,10 +130,26 @@ class VideoReader:
         assert out is not None
         return out
 
+    def images(self, indices: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Read frames one at a time, without a copy: each distinct index, ascending, and its frame.
+
+        Yields:
+            Index and RGB, uint8 [H, W, 3]: a view that is valid until the next one is asked for.
+
+        Raises:
+            IndexError, VideoError: as for `frames`.
+        """
+        wanted = sorted(set(indices))
+        for index in wanted[:1] + wanted[-1:]:
+            if not 0 <= index < self._count:
+                raise IndexError(f"{self.path}: frame {index} is not in 0 … {self._count - 1}")
+        for index, frame in self._decode(wanted):
+            yield index, self._rgb(frame)
+
     def sweep(self) -> Iterator[NDArray[np.uint8]]:
         """All frames from the first to the last, each uint8 [H, W, 3] RGB."""
-        for index in range(self._count):
-            yield self.frames([index])[0]
+        for _, frame in self._decode_from_start(range(self._count)):
+            yield self._rgb(frame).copy()
 
     __iter__ = sweep
 
@@ -182,7 +199,7 @@ class VideoReader:
         """Start decoding at the beginning of the file, without a seek."""
         self.close()
         self._open()
-        self._decoded = self._decode(self._container.demux(self._stream))
+        self._decoded = self._container.decode(self._stream)
         self._position = 0
 
     def _scan(self) -> None:
@@ -212,21 +229,28 @@ class VideoReader:
 
     # -- from numbers to frames
 
-    def _frame(self, index: int) -> VideoFrame:
-        """Decode frame `index`."""
+    def _decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """The wanted frames, given ascending: by seeking if that can be relied on."""
+        done = 0
         if self._keys:
+            self._position = None
             try:
-                return self._seek_and_decode(index)
+                for key, run in self._runs(wanted):
+                    for pair in self._decode_run(key, run):
+                        done += 1
+                        yield pair
+                return
             except (_UnreliableSeekError, av.FFmpegError):
                 self._keys = []
-                self._position = None
-        if self._position is None or self._position > index:
-            self._rewind()
-        while True:
-            number = self._position
-            frame = self._next_frame()
-            if number == index:
-                return frame
+        yield from self._decode_from_start(wanted[done:])
+
+    def _decode_from_start(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        for index in wanted:
+            if self._position is None or self._position > index:
+                self._rewind()
+            while self._position != index:
+                self._next_frame()
+            yield index, self._next_frame()
 
     def _next_frame(self) -> VideoFrame:
         """The next frame of a pass that began at the start of the file."""
@@ -243,51 +267,52 @@ class VideoReader:
         self._position = number + 1
         return frame
 
-    def _seek_and_decode(self, index: int) -> VideoFrame:
-        target = bisect_right(self._keys, self._times[index], key=lambda key: key[0]) - 1
-        key_index = bisect_left(self._times, self._keys[target][0])
-        if (
-            self._position is None
-            or index < self._position
-            or key_index >= self._position + _SEEK_GAP
-        ):
-            self._seek(*self._keys[target])
-        assert self._position is not None
-        number, self._position = self._position, None
-        for frame in self._decoded:
-            if frame.pts != self._times[number]:
-                raise _UnreliableSeekError
-            if number == index:
-                self._position = number + 1
-                return frame
-            number += 1
+    def _runs(self, wanted: Sequence[int]) -> Iterator[tuple[tuple[int, int], list[int]]]:
+        """Split the wanted frames where a seek pays: the keyframe to seek, and the frames."""
+        start: tuple[int, int] | None = None
+        run: list[int] = []
+        for index in wanted:
+            before = bisect_right(self._keys, self._times[index], key=itemgetter(0))
+            key = self._keys[before - 1]
+            if start is None or bisect_left(self._times, key[0]) > run[-1] + _REORDER:
+                if start is not None:
+                    yield start, run
+                start, run = key, []
+            run.append(index)
+        if start is not None:
+            yield start, run
+
+    def _decode_run(self, key: tuple[int, int], run: list[int]) -> Iterator[tuple[int, VideoFrame]]:
+        number = max(run[0] - _REORDER, bisect_left(self._times, key[0]))
+        begin = self._times[number]
+        wanted = frozenset(run)
+        context = self._stream.codec_context
+        for packet in self._seek(*key):
+            early = packet.pts is not None and packet.pts < begin
+            context.skip_frame = "NONREF" if early else "DEFAULT"
+            for frame in packet.decode():
+                assert isinstance(frame, VideoFrame)
+                if frame.pts is not None and frame.pts < begin:
+                    continue
+                if frame.pts != self._times[number]:
+                    raise _UnreliableSeekError
+                if number in wanted:
+                    yield number, frame
+                if number == run[-1]:
+                    return
+                number += 1
         raise _UnreliableSeekError
 
-    def _seek(self, pts: int, dts: int) -> None:
-        """Let decoding go on at the keyframe shown at `pts`, or an earlier one."""
+    def _seek(self, pts: int, dts: int) -> Iterator[Packet[VideoStream]]:
+        """Packets from the keyframe shown at `pts` on, or from an earlier one."""
         # Some demuxers look for the time of showing, some for that of decoding.
         for time in (pts, dts):
             self._container.seek(time, stream=self._stream)
             packets = self._container.demux(self._stream)
             first = next(packets)
             if first.pts is not None and first.pts <= pts:
-                break
-        else:
-            raise _UnreliableSeekError
-        start = first.pts
-        # Frames shown before the keyframe but stored after it refer to frames not decoded here.
-        self._decoded = (
-            frame
-            for frame in self._decode(chain((first,), packets))
-            if frame.pts is None or frame.pts >= start
-        )
-        self._position = bisect_left(self._times, start)
-
-    def _decode(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[VideoFrame]:
-        for packet in packets:
-            for frame in packet.decode():
-                assert isinstance(frame, VideoFrame)
-                yield frame
+                return chain((first,), packets)
+        raise _UnreliableSeekError
 
     # -- from decoded to displayed
 
@@ -300,10 +325,12 @@ class VideoReader:
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
         return _displayed(frame, lines[:, : 3 * width].reshape(height, width, 3))
 
-    def _displayed_size(self) -> tuple[int, int]:
+    @cached_property
+    def _size(self) -> tuple[int, int]:
         width, height = self._coded
-        shape = _displayed(self._frame(0), np.empty((height, width, 0), np.uint8)).shape
-        return shape[0], shape[1]
+        _, frame = next(self._decode([0]))
+        displayed = _displayed(frame, np.empty((height, width, 0), np.uint8))
+        return displayed.shape[0], displayed.shape[1]
 
 
 def _displayed(frame: VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
