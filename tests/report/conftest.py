@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from m3video.recipes import recipe_config
+from m3video.report.page import write_report
 from m3video.train.pretrain import pretrain
 
 SMALL = {
@@ -67,8 +68,17 @@ def pixels_run(trained_pixels: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def full_run(videos_run: Path) -> Path:
-    """A run with everything that a report can show."""
+def unseen_run(videos_run: Path) -> Path:
+    """A copy without a checkpoint: its report draws no clips and is quick."""
+    (videos_run / "last").unlink()
+    return videos_run
+
+
+@pytest.fixture(scope="session")
+def full_page(trained_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run with everything that a report can show."""
+    run = tmp_path_factory.mktemp("full") / trained_videos.name
+    shutil.copytree(trained_videos, run, symlinks=True)
     probe = {
         "data": "shapes </td><script>alert(2)</script>",
         "classes": 2,
@@ -80,7 +90,7 @@ def full_run(videos_run: Path) -> Path:
         "labels": ["left <u>", "right"],
         "confusion": [[6, 2], [2, 6]],
     }
-    (videos_run / "probe-shapes.json").write_text(json.dumps(probe))
+    (run / "probe-shapes.json").write_text(json.dumps(probe))
     bars = {"chance": 0.083, "bars": {"motion <img src=x>": 0.58, "pixel": 0.12, "untrained": 0.08}}
-    (videos_run / "comparison.json").write_text(json.dumps(bars))
-    return videos_run
+    (run / "comparison.json").write_text(json.dumps(bars))
+    return write_report(run)

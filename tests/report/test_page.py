@@ -62,8 +62,8 @@ def report(run: Path) -> Parsed:
     return Parsed(path.read_text(encoding="utf-8"))
 
 
-def test_page_holds_all_parts_and_is_well_formed(full_run: Path) -> None:
-    page = report(full_run)
+def test_page_holds_all_parts_and_is_well_formed(full_page: Path) -> None:
+    page = Parsed(full_page.read_text())
     assert page.open == []
     assert page.tags.count("h1") == 1
     for words in (
@@ -85,12 +85,12 @@ def test_page_holds_all_parts_and_is_well_formed(full_run: Path) -> None:
         assert words in page.text, words
     assert page.tags.count("video") == 4 * 9
     assert page.tags.count("article") == 4
-    assert (full_run / "report.html").stat().st_size < 8e6
+    assert full_page.stat().st_size < 8e6
 
 
-def test_page_loads_nothing_from_outside(full_run: Path) -> None:
-    page = report(full_run)
-    text = (full_run / "report.html").read_text()
+def test_page_loads_nothing_from_outside(full_page: Path) -> None:
+    page = Parsed(full_page.read_text())
+    text = full_page.read_text()
     assert page.loads
     assert [url[:40] for url in page.loads if not url.startswith("data:")] == []
     assert re.findall(r"url\((?!data:)", text) == []
@@ -102,8 +102,8 @@ def test_page_loads_nothing_from_outside(full_run: Path) -> None:
     ]
 
 
-def test_names_from_outside_are_text_and_never_markup(full_run: Path) -> None:
-    page = report(full_run)
+def test_names_from_outside_are_text_and_never_markup(full_page: Path) -> None:
+    page = Parsed(full_page.read_text())
     assert page.tags.count("script") == 1
     assert not {"b", "i", "u", "img", "br"} & set(page.tags)
     assert "<script>alert(1)<br>.mp4" in page.text
@@ -114,8 +114,8 @@ def test_names_from_outside_are_text_and_never_markup(full_run: Path) -> None:
     assert handlers == []
 
 
-def test_every_film_has_a_text_for_those_who_do_not_see_it(full_run: Path) -> None:
-    page = report(full_run)
+def test_every_film_has_a_text_for_those_who_do_not_see_it(full_page: Path) -> None:
+    page = Parsed(full_page.read_text())
     labels = [value for name, value in page.attributes if name == "aria-label"]
     assert sum(label.startswith("Predicted trajectories of ") for label in labels) == 4
 
@@ -142,9 +142,8 @@ def test_random_state_is_left_alone(pixels_run: Path) -> None:
     assert torch.equal(torch.rand(3), wanted)
 
 
-def test_no_checkpoint_is_said(videos_run: Path) -> None:
-    (videos_run / "last").unlink()
-    page = report(videos_run)
+def test_no_checkpoint_is_said(unseen_run: Path) -> None:
+    page = report(unseen_run)
     assert "There is no checkpoint yet" in page.text
     assert "Loss of trajectory" in page.text
     assert "video" not in page.tags
@@ -169,48 +168,48 @@ def test_a_lost_manifest_is_said(videos_run: Path, damage: str) -> None:
     assert "video" not in page.tags
 
 
-def test_an_interrupted_run_says_how_to_go_on(videos_run: Path) -> None:
-    config = videos_run / "config.yaml"
+def test_an_interrupted_run_says_how_to_go_on(unseen_run: Path) -> None:
+    config = unseen_run / "config.yaml"
     config.write_text(config.read_text().replace("  steps: 2\n", "  steps: 50\n"))
-    page = report(videos_run)
+    page = report(unseen_run)
     assert "Interrupted at step 2 of 50." in page.text
     assert "--resume" in page.text
 
 
-def test_losses_that_were_not_finite_are_marked(videos_run: Path) -> None:
-    path = videos_run / "metrics.jsonl"
+def test_losses_that_were_not_finite_are_marked(unseen_run: Path) -> None:
+    path = unseen_run / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     bad = {**rows[-1], "step": 3, "loss": None, "loss/trajectory": None, "bad_steps": 1}
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, bad]))
-    page = report(videos_run)
+    page = report(unseen_run)
     assert "Red dots on the axis" in page.text
     assert "Bad steps 1" in page.text
     for row in rows:
         row |= {"loss": None, "loss/trajectory": None}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "No step had a finite loss." in report(videos_run).text
+    assert "No step had a finite loss." in report(unseen_run).text
 
 
-def test_no_metrics_are_said(videos_run: Path) -> None:
-    (videos_run / "metrics.jsonl").unlink()
-    assert "No metrics were written" in report(videos_run).text
+def test_no_metrics_are_said(unseen_run: Path) -> None:
+    (unseen_run / "metrics.jsonl").unlink()
+    assert "No metrics were written" in report(unseen_run).text
 
 
-def test_long_lists_of_unreadable_videos_are_cut_and_counted(videos_run: Path) -> None:
+def test_long_lists_of_unreadable_videos_are_cut_and_counted(unseen_run: Path) -> None:
     lines = ["path,reason"] + [f"video-{index:03}.mp4,gone" for index in range(70)]
-    (videos_run / "unreadable.csv").write_text("\n".join(lines))
-    text = report(videos_run).text
+    (unseen_run / "unreadable.csv").write_text("\n".join(lines))
+    text = report(unseen_run).text
     assert "Unreadable videos (70)" in text
     assert "video-049.mp4" in text
     assert "video-050.mp4" not in text
     assert "The first 50 of 70" in text
 
 
-def test_broken_probe_files_are_left_out(videos_run: Path) -> None:
-    (videos_run / "probe-a.json").write_text("{")
-    (videos_run / "probe-b.json").write_text('{"linear": 0.5}')
-    (videos_run / "comparison.json").write_text('{"bars": {}}')
-    assert "What the frozen features know" not in report(videos_run).text
+def test_broken_probe_files_are_left_out(unseen_run: Path) -> None:
+    (unseen_run / "probe-a.json").write_text("{")
+    (unseen_run / "probe-b.json").write_text('{"linear": 0.5}')
+    (unseen_run / "comparison.json").write_text('{"bars": {}}')
+    assert "What the frozen features know" not in report(unseen_run).text
 
 
 def test_a_folder_that_is_no_run_gets_no_report(tmp_path: Path) -> None:
