@@ -1,8 +1,9 @@
 """What the motion targets cost next to a training step, and how good the motion is.
 
-- Cost: one clip, one CPU thread. The step (forward, backward, AdamW; targets and normalised input
-  given) and the targets take turns, so that other load on the machine meets both alike; a share is
-  the median over turns of a turn's ratio.
+- Cost: one clip, one CPU thread, in seconds of CPU time, which waiting for other programs does not
+  add to. The step (forward, backward, AdamW; targets and normalised input given) and the targets
+  take turns, so that what slows the machine meets both alike; a share is the median over turns of
+  a turn's ratio.
 - Error on moving shapes: distance of a seed from where it truly is after L steps, over the seeds
   that can be seen all the way.
 - Error on pairs with known flow: the mean end-point error over all pixels, and at seeds 8 px apart.
@@ -152,14 +153,14 @@ def _training_step(config: PretrainConfig, view: ClipView, makers: dict[str, Tar
 
 
 def _take_turns(timed: dict[str, Timed], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, turn by turn; one more turn warms up and compiles."""
+    """CPU seconds of each, turn by turn; one more turn warms up and compiles."""
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(-1, repeats):
         for name, run in timed.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     return seconds
 
 

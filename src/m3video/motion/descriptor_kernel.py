@@ -60,8 +60,8 @@ def _vote(magnitude: Any, position: Any, votes: Any) -> None:
     """Share each magnitude between the two nearest bins; entry b + 1 of `votes` is bin b."""
     last = votes.shape[0] - 2
     for i in range(magnitude.shape[0]):
-        lower = min(int(position[i]), last)
-        share = (position[i] - lower) * magnitude[i]
+        lower = min(np.int32(position[i]), last)
+        share = (position[i] - np.float32(lower)) * magnitude[i]
         votes[lower] += magnitude[i] - share
         votes[lower + 1] += share
 
@@ -110,18 +110,34 @@ def grid_kernel(images: Any, cell: int, out: Any) -> None:
 
 
 @_compiled
+def _cut(image: Any, x0: int, y0: int, patch: Any) -> None:
+    """Fill `patch` with the pixels from (x0, y0) on; outside the image its border continues."""
+    height, width = image.shape
+    side = patch.shape[0]
+    if x0 >= 0 and y0 >= 0 and x0 + side <= width and y0 + side <= height:
+        for j in range(side):
+            line = image[y0 + j, x0 : x0 + side]
+            for i in range(side):
+                patch[j, i] = line[i]
+        return
+    for j in range(side):
+        line = image[min(max(y0 + j, 0), height - 1)]
+        for i in range(side):
+            patch[j, i] = line[min(max(x0 + i, 0), width - 1)]
+
+
+@_compiled
 def points_kernel(images: Any, frame: Any, points: Any, cell: int, out: Any) -> None:
     """Fill `out` [M, bins] with the HOG of the cell around each point.
 
     images uint8 [F, H, W]; frame int64 [M]: which image; points float32 [M, 2] (x, y).
     """
-    height, width = images.shape[1:]
     bins = out.shape[1]
     side = cell + 2
     factor = _SCALE / np.float32(cell * cell)
     scale = np.float32(bins / np.pi)
     corner = np.float32((cell + 1) / 2)
-    columns = np.empty(side + 1, np.int64)
+    patch = np.empty((side + 1, side + 1), np.float32)
     blended = np.empty((side + 1, side), np.float32)
     window = np.empty((side, side), np.float32)
     gx = np.empty(cell * cell, np.float32)
@@ -130,20 +146,16 @@ def points_kernel(images: Any, frame: Any, points: Any, cell: int, out: Any) -> 
     position = np.empty(cell * cell, np.float32)
     votes = np.zeros(bins + 2, np.float32)
     for m in range(points.shape[0]):
-        image = images[frame[m]]
         left = points[m, 0] - corner
         top = points[m, 1] - corner
         x0 = int(np.floor(left))
         y0 = int(np.floor(top))
         right_share = left - np.float32(x0)
         lower_share = top - np.float32(y0)
-        for i in range(side + 1):
-            columns[i] = min(max(x0 + i, 0), width - 1)
+        _cut(images[frame[m]], x0, y0, patch)
         for j in range(side + 1):
-            line = image[min(max(y0 + j, 0), height - 1)]
             for i in range(side):
-                here = np.float32(line[columns[i]])
-                blended[j, i] = here + right_share * (np.float32(line[columns[i + 1]]) - here)
+                blended[j, i] = patch[j, i] + right_share * (patch[j, i + 1] - patch[j, i])
         for j in range(side):
             for i in range(side):
                 window[j, i] = blended[j, i] + lower_share * (blended[j + 1, i] - blended[j, i])

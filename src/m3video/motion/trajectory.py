@@ -54,16 +54,17 @@ def follow(flow: Tensor, pair_index: Tensor, seeds: Tensor) -> Tracks:
     Returns:
         Tracks with leading [B, n, h, w]; visible while in the frame.
     """
-    batch, _, _, height, width = flow.shape
+    batch, pairs, _, height, width = flow.shape
     starts, length = pair_index.shape
-    # every point's field as one number, so that a step is a gather of four pixels, not of fields
-    clip = torch.arange(batch, device=flow.device)[:, None, None, None]
+    # all pixels of all fields in one list, so that a step gathers four of them a point, not fields
+    pixels = flow.permute(0, 1, 3, 4, 2).reshape(-1, 2)
+    clip = torch.arange(batch, device=flow.device)[:, None, None, None] * pairs
     seeds = seeds.to(flow)
     point = seeds.expand(batch, starts, *seeds.shape)
     points, displacements = [point], []
     for step in range(length):
-        pair = pair_index[:, step].to(flow.device)[None, :, None, None]
-        displacement = _sample(flow, clip, pair, point)
+        field = clip + pair_index[:, step].to(flow.device)[None, :, None, None]
+        displacement = _sample(pixels, field, point, height, width)
         point = point + displacement
         points.append(point)
         displacements.append(displacement)
@@ -90,7 +91,7 @@ def clip_tracks(
     """
     batch, _, height, width = grey.shape
     rows = torch.tensor(plan.pairs, device=grey.device)
-    first, second = grey[:, rows].flatten(0, 1), grey[:, rows + 1].flatten(0, 1)
+    first, second = (grey.index_select(1, row).flatten(0, 1) for row in (rows, rows + 1))
     fields = flow(first, second).reshape(batch, len(rows), 2, height, width)
     steps = torch.tensor(plan.starts)[:, None] + torch.arange(plan.length + 1)
     pair_index = torch.searchsorted(torch.tensor(plan.pairs), steps[:, :-1].contiguous())
@@ -146,15 +147,21 @@ def track(
     return Tracks(tracks.points[0], tracks.displacements[0], tracks.visible[0])
 
 
-def _sample(flow: Tensor, clip: Tensor, pair: Tensor, point: Tensor) -> Tensor:
-    """Flow at points [B, n, h, w, 2] of fields (clip, pair), bilinear, border values outside."""
-    height, width = flow.shape[-2:]
+def _sample(pixels: Tensor, field: Tensor, point: Tensor, height: int, width: int) -> Tensor:
+    """Flow at points [B, n, h, w, 2], bilinear, border values outside.
+
+    pixels [fields · H · W, 2]; field int64, broadcast to [B, n, h, w]: which one a point is in.
+    """
     x = point[..., 0].clamp(0, width - 1)
     y = point[..., 1].clamp(0, height - 1)
     left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
     share_x, share_y = (x - left)[..., None], (y - top)[..., None]
-    x0, y0 = left.long(), top.long()
-    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
-    upper = torch.lerp(flow[clip, pair, :, y0, x0], flow[clip, pair, :, y0, x1], share_x)
-    lower = torch.lerp(flow[clip, pair, :, y1, x0], flow[clip, pair, :, y1, x1], share_x)
+    right, down = min(width - 1, 1), min(height - 1, 1) * width
+    corner = ((field * height + top.long()) * width + left.long()).flatten()
+    upper_left, upper_right, lower_left, lower_right = (
+        pixels.index_select(0, corner + offset).view(point.shape)
+        for offset in (0, right, down, down + right)
+    )
+    upper = torch.lerp(upper_left, upper_right, share_x)
+    lower = torch.lerp(lower_left, lower_right, share_x)
     return torch.lerp(upper, lower, share_y)
