@@ -267,8 +267,8 @@ def print_table(result: dict[str, Any]) -> None:
     height, width = result["frame_size"]
     console = Console()
     cost = Table(
-        title=f"One clip of {height}×{width} on one CPU thread; the step is ViT-"
-        f"{result['size'].upper()}'s, {result['step_seconds']:.2f} s"
+        title=f"One clip of {height}×{width}, one CPU thread\n"
+        f"Training step of ViT-{result['size'].upper()}: {result['step_seconds']:.2f} s"
     )
     for column in ("", "ms / clip", "share of the step"):
         cost.add_column(column, justify="right" if column else "left")
@@ -281,9 +281,9 @@ def print_table(result: dict[str, Any]) -> None:
 
     pairs = sorted({pair for errors in result["flow_epe"].values() for pair in errors})
     error = Table(
-        title=f"Error in pixels: seeds after {result['length']} steps on {result['scenes']} moving "
-        f"shapes (they go {result['seed_motion']:.2f})"
-        + ("; end points over all pixels / at seeds" if pairs else "")
+        title=f"Error in pixels\n{result['scenes']} moving shapes: seeds after "
+        f"{result['length']} steps, in which they go {result['seed_motion']:.2f}"
+        + ("\npairs: end point, over all pixels / at seeds" if pairs else "")
     )
     for column in ("", "moving shapes", *pairs):
         error.add_column(column, justify="right" if column else "left")

@@ -110,7 +110,10 @@ def read_flo(path: Path) -> Tensor:
     Raises:
         ConfigError: not such a file, or one that is cut short.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: is missing or cannot be read: {error.strerror}") from error
     if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != _FLO_MAGIC:
         raise ConfigError(f"{path}: is not a .flo file (it does not start with {_FLO_MAGIC})")
     width, height = (int(side) for side in np.frombuffer(data, "<i4", 2, offset=4))
