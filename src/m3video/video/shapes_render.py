@@ -42,7 +42,7 @@ def render(
     _lay_objects(picture, scenes, index, pan)
     picture = picture.mul_(255).permute(0, 2, 3, 4, 1)
     picture = picture + _sensor_noise(scenes, index)
-    return picture.round_().clamp_(0, 255).to(torch.uint8)
+    return picture.round_().clamp_(0, 255).to(torch.uint8).contiguous()
 
 
 def _grid(x: Tensor, y: Tensor, width: int, height: int) -> Tensor:

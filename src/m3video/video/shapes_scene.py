@@ -104,6 +104,7 @@ class Scenes:
         candidates = torch.cat([behind[:, None], moved], dim=1)
         pick = owner[:, None, None, :, None].expand(-1, 1, *candidates.shape[2:])
         path = candidates.gather(1, pick)[:, 0]  # [B, L + 1, P, 2]
+        path[:, 0] = flat[:, 0]  # without what rounding did there and back
 
         nearer = number > owner[:, None, None]
         hidden = (self._covers(path, window) & nearer).any(dim=1)
