@@ -22,7 +22,6 @@ from m3video.model.checkpoint import (
     read_json,
     write_json,
     write_tensors,
-    write_whole,
     written_whole,
 )
 from m3video.video.augment import MEAN
@@ -221,23 +220,25 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path: Path, model_folder: Path) 
     assert load_encoder(model_folder).width == 48
 
 
-def test_what_a_killed_writer_leaves_is_not_seen_and_is_cleared(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    write_whole(path, b"old")
+def test_what_a_killed_writer_leaves_is_not_seen_and_is_cleared(
+    tmp_path: Path, model_folder: Path
+) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
         "from m3video.model.checkpoint import written_whole\n"
         "with written_whole(Path(sys.argv[1])) as aside:\n"
-        "    aside.write_bytes(b'half')\n"
+        "    aside.mkdir()\n"
+        "    (aside / 'half.safetensors').write_bytes(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    killed = subprocess.run([sys.executable, "-c", script, str(model_folder)], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert path.read_bytes() == b"old"
-    assert len(names(tmp_path)) == 2
-    write_whole(path, b"new")
-    assert names(tmp_path) == ["weights.safetensors"]
-    assert path.read_bytes() == b"new"
+    assert load_encoder(model_folder).width == 24
+    assert len(names(model_folder.parent)) == 2
+    save_encoder(encoder(width=48), model_folder, CLIP)
+    assert names(model_folder.parent) == ["model"]
+    assert names(model_folder) == ["config.json", "model.safetensors"]
+    assert load_encoder(model_folder).width == 48
 
 
 def test_views_of_one_tensor_are_written(tmp_path: Path) -> None:

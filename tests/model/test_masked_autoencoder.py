@@ -153,6 +153,14 @@ def test_decoders_of_any_depth(depth: int, decoders: str) -> None:
         assert not any(name.startswith(("decoders.b", "heads.b")) for name in reached)
 
 
+def test_norms_have_the_authors_epsilon() -> None:
+    """1e-6 everywhere; transformers keeps 1e-5 in the decoder's last norm."""
+    model = autoencoder({"a": HeadSpec(5)})
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 6
+    assert {norm.eps for norm in norms} == {1e-6}
+
+
 def test_a_known_count_changes_nothing() -> None:
     model = autoencoder({"a": HeadSpec(5)})
     clip, mask = inputs()

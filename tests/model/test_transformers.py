@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor
 
-from m3video.config import ClipConfig
+from m3video.config import ClipConfig, PretrainConfig
 from m3video.masking import random_mask
 from m3video.model import HeadSpec, MaskedAutoencoder, VisionTransformer, convert
 from m3video.model.checkpoint import load_weights
+from m3video.targets.base import ClipView, Target
+from m3video.targets.pixel import PixelTarget
+from m3video.video.augment import normalise
+from m3video.video.sampling import plan_clip
 
 transformers = pytest.importorskip("transformers")
 
 CLIP = ClipConfig(frames=8, size=(32, 48), patch=8)
 
 
-@dataclass
-class PixelTarget:
-    values: Tensor
-    valid: Tensor
-
-
-def pixel_target(clip: Tensor) -> PixelTarget:
-    """VideoMAE's target: each patch and channel to zero mean and unit (unbiased) deviation."""
-    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None, None]
-    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None, None]
-    (t, h, w), p = CLIP.tokens, CLIP.patch
-    patches = (clip * std + mean).reshape(len(clip), 3, t, CLIP.tubelet, h, p, w, p)
-    patches = patches.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(len(clip), t * h * w, -1, 3)
-    deviation, average = torch.std_mean(patches, dim=2, keepdim=True)
-    values = ((patches - average) / (deviation + 1e-6)).flatten(2)
-    return PixelTarget(values, torch.ones(*values.shape[:2], 1, dtype=torch.bool))
+def pixel_target(frames: Tensor) -> Target:
+    """The library's own pixel target, so that it, too, must equal theirs."""
+    config = PretrainConfig.model_validate(
+        {"data": "", "out": "", "clip": CLIP, "targets": {"pixel": {"weight": 1}}}
+    )
+    real = torch.ones(frames.shape[:2], dtype=torch.bool)
+    return PixelTarget(config)(ClipView(frames, real, plan_clip(CLIP, 0), CLIP, config.motion))
 
 
 def theirs(*, final_norm: bool, depth: int) -> torch.nn.Module:
@@ -88,7 +81,9 @@ def ours(*, final_norm: bool, depth: int) -> MaskedAutoencoder:
 @pytest.mark.parametrize(("final_norm", "depth"), [(True, 1), (True, 2), (False, 2)])
 def test_loss_and_gradients_equal_transformers(final_norm: bool, depth: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    clip = torch.randn(2, 3, CLIP.frames, *CLIP.size, generator=generator)
+    shape = (2, CLIP.frames, *CLIP.size, 3)
+    frames = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    clip = normalise(frames)
     mask = random_mask(2, CLIP.tokens, 0.7, generator)
     reference, model = (
         theirs(final_norm=final_norm, depth=depth),
@@ -99,7 +94,7 @@ def test_loss_and_gradients_equal_transformers(final_norm: bool, depth: int) -> 
 
     expected = reference(clip.transpose(1, 2), mask)
     expected.loss.backward()
-    loss = model(clip, mask, {"pixel": pixel_target(clip)})["loss"]
+    loss = model(clip, mask, {"pixel": pixel_target(frames)})["loss"]
     loss.backward()
 
     assert loss.item() == pytest.approx(expected.loss.item(), rel=1e-4)
