@@ -65,14 +65,13 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-def _parse(
-    function: Callable[..., T] | type[T], arguments: list[str], *, verb: str, **kwargs: Any
-) -> T:
+def _parse(function: Callable[..., T] | type[T], arguments: list[str], *, verb: str) -> T:
     """Let tyro read the arguments; its boxes of error text become one line."""
     written = io.StringIO()
     try:
         with contextlib.redirect_stderr(written):
-            return tyro.cli(function, args=arguments, prog=f"m3video {verb}", **kwargs)
+            read: T = tyro.cli(function, args=arguments, prog=f"m3video {verb}")
+            return read
     except SystemExit as error:
         if error.code in {0, None}:
             raise

@@ -24,7 +24,7 @@ from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder, write_json
 from m3video.model.vit import VisionTransformer
 from m3video.train.features import Features, extract_features
-from m3video.train.run import choose_device
+from m3video.train.step import choose_device
 from m3video.video.loader import VideoClips
 from m3video.video.manifest import Manifest, load_manifest
 from m3video.video.moving_shapes import CLASSES, MovingShapes
@@ -58,8 +58,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     """
     encoder = load_encoder(config.init)
     if config.untrained:
-        torch.manual_seed(config.seed)
-        encoder.reset_parameters()
+        encoder = untrained_like(encoder, config.seed)
     if config.data == "moving-shapes":
         features, splits, labels = _shapes_features(encoder, config)
     else:
@@ -74,6 +73,18 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     }
     write_json(_result_path(config), result)
     return result
+
+
+def untrained_like(encoder: VisionTransformer, seed: int) -> VisionTransformer:
+    """The same architecture with fresh weights. Seeds torch's global generator."""
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {
+        **encoder.clip.model_dump(exclude={"stride"}),
+        **encoder.architecture,
+    }
+    fresh = VisionTransformer(**settings)
+    fresh.clip = encoder.clip
+    return fresh.eval()
 
 
 def evaluate_features(
@@ -169,12 +180,13 @@ def fit_linear(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(config.seed)
     for _ in range(config.epochs):
-        for rows in torch.randperm(len(values), generator=generator).split(batch):
+        order = torch.randperm(len(values), generator=generator)
+        for rows in torch.split(order, batch):
             losses = [
                 nn.functional.cross_entropy(head(values[rows]), labels[rows]) for head in heads
             ]
             optimiser.zero_grad()
-            torch.stack(losses).sum().backward()
+            torch.autograd.backward(losses)
             optimiser.step()
             schedule.step()
     return [head.requires_grad_(False) for head in heads]
