@@ -14,7 +14,7 @@ from m3video.errors import VideoError
 # In these codecs every packet that a container holds is one shown frame. VP8 keeps hidden frames in
 # packets of their own, and MPEG-4 Part 2 "not coded" ones, a few bytes long: see `_one_to_one`.
 _ONE_TO_ONE = frozenset(
-    ["h264", "hevc", "av1", "vp9", "mpeg1video", "mpeg2video", "mjpeg", "gif", "png", "rawvideo"]
+    ["h264", "hevc", "av1", "vp9", "mpeg1video", "mpeg2video", "mjpeg", "gif", "png", "ffv1"]
 )
 _NOT_CODED_BYTES = 16
 # These containers store when a frame is shown. AVI and raw streams do not: FFmpeg guesses.

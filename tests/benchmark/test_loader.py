@@ -1,0 +1,39 @@
+"""The loader's benchmark compares what it says it compares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3video.benchmark import loader
+from m3video.video.reader import VideoReader
+from tests.conftest import write_video
+
+
+def test_both_sides_read_the_same_frames(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", frames=100)
+    times = loader._frame_times(path)
+    assert len(times) == 100
+    with VideoReader(path) as reader:
+        expected = reader.frames(range(20, 84))
+    np.testing.assert_array_equal(np.stack(loader._plain(path, times[20:84])), expected)
+
+
+def test_the_figures_and_their_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", frames=80)
+    result = loader.benchmark_loader(tmp_path, clips=3)
+    assert json.loads(json.dumps(result)) == result
+    assert result["share_of_decoding"] == pytest.approx(result["loader"] / result["plain"])
+    assert (result["span"], result["rows"], result["clips"]) == (64, 64, 3)
+    loader.print_table(result)
+    assert f"{result['share_of_decoding']:.3f}" in capsys.readouterr().out
+
+
+def test_without_videos_it_makes_its_own() -> None:
+    result = loader.benchmark_loader(clips=1)
+    assert result["made"]
+    assert result["share_of_decoding"] > 0
