@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import cv2
 from rich.console import Console
 
 from m3video.config import PretrainConfig
@@ -100,6 +101,16 @@ def _open_data(
     return VideoClips(manifest, clip=config.clip, plan=plan, augment=config.augment), manifest
 
 
+def _start(loader: Iterable[Clips]) -> Iterator[Clips]:
+    """Start the data workers. OpenCV's thread pool is stopped: no fork of it would ever answer."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
+
+
 def _next(batches: Iterator[Clips]) -> Clips:
     """The next batch; the error of a data worker comes without the worker's traceback."""
     try:
@@ -146,7 +157,7 @@ class _Run:
             self.save()
             return self.run.path
         with Interrupt() as interrupt:
-            batches = iter(self._batches(plan))
+            batches = _start(self._batches(plan))
             first = _next(batches)  # if the data fails at once, nothing has been written
             if not self.config.resume:
                 self._check_unreadable(first)
