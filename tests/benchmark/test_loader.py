@@ -33,7 +33,9 @@ def test_the_figures_and_their_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"{result['share_of_decoding']:.3f}" in capsys.readouterr().out
 
 
-def test_without_videos_it_makes_its_own() -> None:
-    result = loader.benchmark_loader(clips=1)
+def test_without_videos_it_makes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = loader._make_clips
+    monkeypatch.setattr(loader, "_make_clips", lambda folder, count: make(folder, 1, 70))
+    result = loader.benchmark_loader(clips=2)
     assert result["made"]
     assert result["share_of_decoding"] > 0

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import VideoMAEImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from m3video.config import AugmentConfig
 from m3video.video.augment import (
@@ -121,11 +122,14 @@ def test_centre_crop() -> None:
 
 
 def test_normalise_is_what_videomae_reads() -> None:
+    assert list(MEAN) == IMAGENET_DEFAULT_MEAN
+    assert list(STD) == IMAGENET_DEFAULT_STD
     frames = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), np.uint8)
-    processor = VideoMAEImageProcessor(do_resize=False, do_center_crop=False)
+    processor = VideoMAEImageProcessor(
+        do_resize=False, do_center_crop=False, image_mean=list(MEAN), image_std=list(STD)
+    )
     expected = processor(list(frames), return_tensors="pt")["pixel_values"]  # [1, T, 3, H, W]
     found = normalise(torch.from_numpy(frames)[None])
     assert found.shape == (1, 3, 4, 32, 48)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected.movedim(2, 1), rtol=1e-5, atol=1e-5)
-    assert (tuple(processor.image_mean), tuple(processor.image_std)) == (MEAN, STD)

@@ -180,7 +180,7 @@ def test_lists_that_cannot_be_understood(tmp_path: Path, text: str, message: str
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="none.csv: No such file or directory; give a folder"):
+    with pytest.raises(ManifestError, match=r"none.csv: No such file or directory; give a folder"):
         load_manifest(tmp_path / "none.csv")
     with pytest.raises(ManifestError, match="no videos found"):
         load_manifest(tmp_path)
