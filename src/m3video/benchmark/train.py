@@ -63,15 +63,7 @@ def benchmark_train(
     """
     if size not in SIZES:
         raise ConfigError(f"size {size!r} is not an encoder; choose one of {', '.join(SIZES)}")
-    config = PretrainConfig.model_validate(
-        {
-            "data": "moving-shapes",
-            "out": "unused",
-            "clip": {"size": frame_size},
-            "targets": {"pixel": {"weight": 1.0}},
-            "model": {"size": size},
-        }
-    )
+    config = _config(size, frame_size)
     with _threads(threads):
         steps, models = _prepare(config, batch, torch.device(device))
         losses = {name: step().item() for name, step in steps.items()}
@@ -99,6 +91,19 @@ def benchmark_train(
             "loss": losses[name],
         }
     return result
+
+
+def _config(size: str, frame_size: tuple[int, int]) -> PretrainConfig:
+    """The defaults of pre-training, with pixels as the one target."""
+    return PretrainConfig.model_validate(
+        {
+            "data": "moving-shapes",
+            "out": "unused",
+            "clip": {"size": frame_size},
+            "targets": {"pixel": {"weight": 1.0}},
+            "model": {"size": size},
+        }
+    )
 
 
 def _prepare(
