@@ -42,6 +42,13 @@ def test_film_is_small_and_of_a_kind_that_browsers_play() -> None:
     assert len(content) < 400_000
 
 
+def test_noise_stays_near_the_limit() -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (40, 192, 256, 3), dtype=np.uint8)
+    content = film.encode_film(frames, 10, limit=100_000)
+    assert len(content) < 200_000
+    assert len(played(content)) == 40
+
+
 def test_no_encoder_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(film, "CODEC", "no-such-codec")
     with pytest.raises(VideoError, match="no-such-codec"):

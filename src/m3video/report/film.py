@@ -16,13 +16,13 @@ from m3video.errors import VideoError
 CODEC = "libx264"  # H.264 in MP4 is what Chromium, Firefox and Safari all play from a data: URL
 
 
-def encode_film(frames: NDArray[np.uint8], fps: int, *, quality: int = 27) -> bytes:
+def encode_film(frames: NDArray[np.uint8], fps: int, *, limit: int = 150_000) -> bytes:
     """Encode uint8 [S, H, W, 3] RGB frames as an MP4 file.
 
     An odd height or width is padded by one line, because the chroma planes have half the size.
 
     Args:
-        quality: x264's constant rate factor; smaller is better and larger.
+        limit: about the largest size in bytes; drawings that flicker lose detail to stay within it.
 
     Raises:
         VideoError: this build of PyAV has no H.264 encoder.
@@ -35,11 +35,13 @@ def encode_film(frames: NDArray[np.uint8], fps: int, *, quality: int = 27) -> by
     padded = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        options = {"crf": str(quality), "preset": "slow", "tune": "animation"}
+        rate = max(1, round(8 * limit * fps / (1000 * len(frames))))  # kilobits a second
+        caps = f"vbv-maxrate={rate}:vbv-bufsize={2 * rate}"
+        options = {"crf": "28", "preset": "medium", "tune": "animation", "x264-params": caps}
         stream: Any = container.add_stream(CODEC, rate=Fraction(fps), options=options)
         stream.height, stream.width = padded.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1  # the same bytes on every machine
+        stream.thread_count = 1  # the process may share its cores with training
         for picture in padded:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             container.mux(stream.encode(frame))

@@ -31,7 +31,7 @@ class Chart:
     @property
     def window(self) -> int:
         """Lines of metrics that the smoothed line averages over."""
-        return max(1, len(self.steps) // 25) if self.smooth else 1
+        return max(1, len(self.steps) // 40) if self.smooth else 1
 
 
 def smoothed(values: Sequence[float | None], window: int) -> list[float | None]:
