@@ -100,6 +100,7 @@ def test_killed_at_weak_points(tmp_path: Path) -> None:
     check_kills(tmp_path, RANDOM_STEPS[2:] + WEAK_POINTS)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_with_workers_only_the_second_time(tmp_path: Path) -> None:
     out = tmp_path / "run"
     ended = run_jobs(
