@@ -1,8 +1,8 @@
-"""The errors a user can meet. Each message is one line: the value, what is allowed, what to do next."""
+"""The errors a user can meet. A message is one line: the value, what is allowed, what to do."""
 
 
 class M3VideoError(Exception):
-    """Base of all errors that are the input's fault; the command line prints them and exits with 2."""
+    """Base of the errors that are the input's fault; the command line shows them and exits 2."""
 
 
 class ConfigError(M3VideoError):

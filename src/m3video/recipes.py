@@ -47,8 +47,8 @@ _MME_BASE: Settings = {
 }
 
 _TINY: Settings = {
-    # On frames this small OpenCV runs the preset "fast" at full resolution and "medium" at half: the
-    # latter costs a third there.
+    # On frames this small OpenCV runs the preset "fast" at full resolution and "medium" at half:
+    # the latter costs a third there.
     "motion": {"flow": "dis-medium"},
     "clip": {"frames": 8, "stride": 2, "size": (64, 64), "patch": 8},
     "model": {"size": "nano", "decoder_width": 96, "decoder_depth": 1, "decoder_heads": 3},

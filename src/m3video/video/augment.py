@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m3video.config import AugmentConfig
+from m3video.config import AugmentConfig, ClipConfig
+from m3video.errors import ConfigError
 
 MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's red, green and blue, of pixels in 0 … 1."""
@@ -144,3 +145,33 @@ def normalise(frames: Tensor) -> Tensor:
     mean = torch.tensor(MEAN, device=frames.device) * 255
     std = torch.tensor(STD, device=frames.device) * 255
     return ((frames.float() - mean) / std).movedim(-1, -4)
+
+
+def to_clip(frames: Tensor, clip: ClipConfig, *, start: int = 0) -> Tensor:
+    """Frames of a video, as `read_frames` gives them, as the input of an encoder.
+
+    Args:
+        frames: uint8 [S, H, W, 3] at the raw frame rate.
+        clip: the encoder's `clip`: T frames, `stride` apart, of which size.
+        start: the first of them.
+
+    Returns:
+        float32 [1, 3, T, h, w]: the largest centred crop, resized and normalised.
+
+    Raises:
+        ConfigError: not such frames, or too few.
+    """
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ConfigError(
+            f"frames of {frames.dtype} {list(frames.shape)}: give uint8 [frames, height, width, "
+            "3], as read_frames does"
+        )
+    rows = frames[start :: clip.stride][: clip.frames] if start >= 0 else frames[:0]
+    if len(rows) < clip.frames:
+        span = (clip.frames - 1) * clip.stride + 1
+        raise ConfigError(
+            f"{len(frames)} frames from frame {start}: the encoder reads {clip.frames} frames "
+            f"{clip.stride} apart, so give {span} from there"
+        )
+    cropped = centre_crop(rows.cpu().numpy(), clip.size)
+    return normalise(torch.from_numpy(cropped))[None]

@@ -1,0 +1,16 @@
+from .config import PretrainConfig as PretrainConfig
+from .config import ProbeConfig as ProbeConfig
+from .errors import M3VideoError as M3VideoError
+from .model.checkpoint import load_encoder as load_encoder
+from .motion.trajectory import Tracks as Tracks
+from .motion.trajectory import track as track
+from .recipes import RECIPES as RECIPES
+from .recipes import recipe_config as recipe_config
+from .report.page import write_report as write_report
+from .train.pretrain import pretrain as pretrain
+from .train.probe import probe as probe
+from .video.augment import normalise as normalise
+from .video.augment import to_clip as to_clip
+from .video.manifest import index as index
+from .video.reader import VideoReader as VideoReader
+from .video.reader import read_frames as read_frames
