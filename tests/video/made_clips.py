@@ -49,13 +49,15 @@ def write_clip(
     return path
 
 
-def remux(source: Path, path: Path, *, shift: int = 0, options: dict[str, str]) -> Path:
-    """Copy packets, `shift` ticks later, into another container."""
+def remux(
+    source: Path, path: Path, *, shift: int = 0, skip: int = 0, options: dict[str, str]
+) -> Path:
+    """Copy packets but the first `skip`, `shift` ticks later, into another container."""
     with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
-        for packet in old.demux(stream):
-            if packet.dts is None or packet.pts is None:
+        for number, packet in enumerate(old.demux(stream)):
+            if packet.dts is None or packet.pts is None or number < skip:
                 continue
             packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
             packet.stream = copy

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -208,6 +210,14 @@ def test_the_next_clip_takes_an_unreadable_ones_place_and_it_is_named(workers: i
     found = batches(source, batch=6, last=2, workers=workers)
     assert_same(found, batches(source, batch=6, last=2))
     for clips in found:
+        for epoch, index, drawn in zip(
+            clips.extras["epoch"].tolist(),
+            clips.index.tolist(),
+            clips.extras["drawn"].tolist(),
+            strict=True,
+        ):  # the place keeps its generator, so a clip is not drawn twice alike
+            generator = sample_generator(1, epoch, index)
+            assert drawn == int(torch.randint(2**60, (), generator=generator))
         read = dict(zip(clips.index.tolist(), clips.label.tolist(), strict=True))
         assert read == {0: 0, 1: 1, 2: 3, 3: 3, 4: 4, 5: 0}
         reasons = sorted(clips.unreadable)
@@ -252,14 +262,44 @@ def test_a_worker_that_dies_raises() -> None:
         batches(Numbers(8), last=8, workers=2, prepare=_die)
 
 
-def _fail(clip: Clips, generator: torch.Generator) -> Clips:
-    raise ValueError("prepare failed")
+def test_workers_do_not_wait_for_threads_they_have_not(made: Made) -> None:
+    """OpenCV used many threads before the workers were forked; with the bug they hang."""
+    code = f"""
+import cv2, numpy, torch
+cv2.setNumThreads(4)
+image = numpy.zeros((1024, 1024), numpy.uint8)
+cv2.DISOpticalFlow.create(1).calc(image, image, None)
+from tests.video.test_loader import *
+manifest = load_manifest({str(made("b_frames.mp4").parent)!r}, decode=False)
+source = VideoClips(manifest, clip=CLIP, plan=PLAN, augment=None)
+print(len(list(make_eval_loader(source, batch=1, workers=1))), cv2.getNumThreads())
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    count, threads = done.stdout.split()
+    assert int(count) > 0
+    assert threads == "4"  # this process has its threads back
+
+
+class Faulty(Numbers):
+    """A data set with a mistake in its code."""
+
+    def clip(self, index: int, epoch: int, generator: torch.Generator) -> Clips:
+        raise ValueError("a mistake")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_other_errors_are_not_taken_for_unreadable_videos(workers: int) -> None:
-    with pytest.raises(ValueError, match="prepare failed"):
-        batches(Numbers(8), workers=workers, prepare=_fail)
+    with pytest.raises(ValueError, match="a mistake"):
+        batches(Faulty(8), workers=workers)
 
 
 def test_clips_move_as_one() -> None:

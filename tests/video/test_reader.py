@@ -259,32 +259,61 @@ def test_playlists_open_nothing_else(made: Made, tmp_path: Path) -> None:
             VideoReader(path)
 
 
-def test_names_that_look_like_addresses_are_files(made: Made, tmp_path: Path) -> None:
+def test_names_that_look_like_addresses_are_files(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("http:a.mp4", "pipe:0.mp4", "a %03d ü.mp4"):
-        path = tmp_path / name
-        path.write_bytes(made("b_frames.mp4").read_bytes())
-        with VideoReader(path) as reader:
+        Path(name).write_bytes(made("b_frames.mp4").read_bytes())
+        with VideoReader(name) as reader:
             assert len(reader) == 40
 
 
-def test_cover_pictures_are_not_the_video(made: Made, tmp_path: Path) -> None:
-    path = tmp_path / "cover.mp4"
-    with av.open(str(made("b_frames.mp4"))) as old, av.open(str(path), "w") as new:
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as new:
+        song = new.add_stream("aac", rate=8000, layout="mono")
         cover = new.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
         cover.disposition = av.stream.Disposition.attached_pic
-        copy = new.add_stream_from_template(old.streams.video[0])
         new.mux(cover.encode(av.VideoFrame.from_ndarray(picture(0, 32, 32), "rgb24")))
-        for packet in old.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = copy
-                new.mux(packet)
-    with VideoReader(path) as reader:
-        assert (len(reader), reader.height) == (40, 48)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+        sound.sample_rate = 8000
+        new.mux(song.encode(sound))
+        new.mux(song.encode(None))
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1
+    with pytest.raises(VideoError, match="has no video stream"):
+        VideoReader(path)
+
+
+@pytest.mark.parametrize("name", ["b_frames.mp4", "b_pyramid.mkv", "open_gop.mp4", "hevc.mp4"])
+def test_seeking_is_relied_on_where_packets_tell_the_truth(name: str, made: Made) -> None:
+    with VideoReader(made(name)) as reader:
+        for index in (39, 3, 20, 11):
+            reader.frames([index])
+        assert len(reader._keys) > 1
+
+
+@pytest.mark.parametrize("name", ["b_frames.avi", "stream.ts", "raw.h264", "mpeg2.mpg", "vp8.webm"])
+def test_seeking_is_not_relied_on_where_times_are_guessed(name: str, made: Made) -> None:
+    with VideoReader(made(name)) as reader:
+        assert not reader._keys
+
+
+@pytest.mark.parametrize("skip", [1, 3])
+@pytest.mark.parametrize("name", ["b_frames.mp4", "hevc.mp4"])
+def test_a_stream_that_begins_without_a_keyframe(
+    name: str, skip: int, made: Made, tmp_path: Path
+) -> None:
+    check_all_ways(remux(made(name), tmp_path / "headless.mkv", skip=skip, options={}))
 
 
 def test_times_guessed_for_avi_and_copied_are_not_believed(made: Made, tmp_path: Path) -> None:
-    check_all_ways(remux(made("b_frames.avi"), tmp_path / "copied.mkv", options={}))
+    path = remux(made("b_frames.avi"), tmp_path / "copied.mkv", options={})
+    check_all_ways(path)
+    with VideoReader(path) as reader:
+        assert not reader._keys
 
 
 def test_threads_change_nothing(made: Made) -> None:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from m3video.config import AugmentConfig, ClipConfig
 from m3video.errors import VideoError
@@ -214,6 +215,20 @@ def _one_thread(worker: int) -> None:
     cv2.setNumThreads(1)
 
 
+class _Loader(DataLoader[Clips]):
+    """A DataLoader whose workers do not inherit OpenCV's threads."""
+
+    def __iter__(self) -> _BaseDataLoaderIter:
+        # A forked worker gets OpenCV's pool without its threads, and would wait for them for ever.
+        # With one thread there is no pool; this process makes a new one when it needs it.
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            return super().__iter__()
+        finally:
+            cv2.setNumThreads(threads)
+
+
 class _Stream:
     """Batches of (epoch, index), step by step, of permutations from (seed, epoch)."""
 
@@ -293,7 +308,7 @@ def _load(
     workers: int,
     pin_memory: bool,
 ) -> DataLoader[Clips]:
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=keys,
         num_workers=workers,
