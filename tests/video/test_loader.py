@@ -233,17 +233,23 @@ def test_a_file_that_was_lost_is_named(made: Made, tmp_path: Path) -> None:
     source = VideoClips(manifest, clip=CLIP, plan=PLAN, augment=None)
     (clips,) = make_eval_loader(source, batch=3, workers=0)
     assert clips.unreadable == [(str(paths[1]), "Invalid data found when processing input")]
-    assert clips.index.tolist() == [0, 1, 2]
-    assert torch.equal(clips.frames[1], clips.frames[2])
+    assert clips.index.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_in_evaluation_nothing_takes_the_place_of_an_unreadable_clip(workers: int) -> None:
+    found = list(make_eval_loader(Numbers(7, broken=(1, 3, 4, 5)), batch=3, workers=workers))
+    assert [clips.index.tolist() for clips in found] == [[0, 2], [], [6]]
+    named = [path for clips in found for path, _ in clips.unreadable]
+    assert named == [f"clip-{index}.mp4" for index in (1, 3, 4, 5)]
 
 
 def test_when_nothing_can_take_its_place_it_stops() -> None:
     broken = Numbers(40, broken=tuple(range(REPLACEMENTS + 1)))
-    assert broken.clip(REPLACEMENTS + 1, 0, torch.Generator())
-    with pytest.raises(VideoError, match=r"clip-0.mp4: is broken; nor can the 10 clips after it"):
-        list(make_eval_loader(broken, batch=1, workers=0))
+    with pytest.raises(VideoError, match=r"clip-\d+.mp4: is broken; nor can the 10 clips after it"):
+        batches(broken, last=13)
     with pytest.raises(VideoError, match="nor can the 1 clips after it"):
-        list(make_eval_loader(Numbers(2, broken=(0, 1)), batch=1, workers=0))
+        batches(Numbers(2, broken=(0, 1)))
 
 
 def test_eval_reads_all_once_in_order() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -197,6 +197,22 @@ class _Keyed(Dataset[Clips]):
         )
 
 
+class _Once(Dataset[Clips | tuple[str, str]]):
+    """Each clip by its index, or (path, reason) where it cannot be read."""
+
+    def __init__(self, source: ClipSource) -> None:
+        self._source = source
+
+    def __getitem__(self, index: int) -> Clips | tuple[str, str]:
+        try:
+            clip = self._source.clip(index, 0, sample_generator(0, 0, index))
+        except VideoError as error:
+            path, _, reason = str(error).partition(": ")
+            return path, reason
+        clip.index = torch.tensor(index)
+        return clip
+
+
 def _collate(clips: list[Clips]) -> Clips:
     """One batch; in a worker it is written straight into the memory it is sent in."""
     return Clips(
@@ -209,13 +225,29 @@ def _collate(clips: list[Clips]) -> Clips:
     )
 
 
+def _collate_readable(items: list[Clips | tuple[str, str]]) -> Clips:
+    """A batch of those that could be read, which may be none."""
+    clips = [item for item in items if isinstance(item, Clips)]
+    unreadable = [item for item in items if not isinstance(item, Clips)]
+    if clips:
+        return replace(_collate(clips), unreadable=unreadable)
+    nothing = torch.empty(0, dtype=torch.int64)
+    return Clips(
+        frames=torch.empty((0, 0, 0, 0, 3), dtype=torch.uint8),
+        real=torch.empty((0, 0), dtype=torch.bool),
+        label=nothing,
+        index=nothing,
+        unreadable=unreadable,
+    )
+
+
 def _one_thread(worker: int) -> None:
     """Workers are the parallelism: threads inside them would only wait for each other."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
 
-class _Loader(DataLoader[Clips]):
+class _Loader(DataLoader[Any]):
     """A DataLoader whose workers do not inherit OpenCV's threads."""
 
     def __iter__(self) -> _BaseDataLoaderIter:
@@ -288,31 +320,38 @@ def make_loader(
         VideoError: while iterating, if a clip and the ten after it cannot be read.
         RuntimeError: while iterating, if a worker died.
     """
-    keys = _Stream(len(source), batch, seed, first_step, last_step)
-    return _load(_Keyed(source, seed, prepare), keys, workers, pin_memory)
-
-
-def make_eval_loader(source: ClipSource, *, batch: int, workers: int) -> Iterable[Clips]:
-    """All clips once, in order; the last batch may be smaller. Errors as for `make_loader`.
-
-    The clip that takes an unreadable one's place comes with its own label.
-    """
-    places = [(0, index) for index in range(len(source))]
-    keys = [places[start : start + batch] for start in range(0, len(places), batch)]
-    return _load(_Keyed(source, 0, None), keys, workers, pin_memory=False)
-
-
-def _load(
-    dataset: _Keyed,
-    keys: Iterable[list[tuple[int, int]]],
-    workers: int,
-    pin_memory: bool,
-) -> DataLoader[Clips]:
     return _Loader(
-        dataset,
-        batch_sampler=keys,
+        _Keyed(source, seed, prepare),
+        batch_sampler=_Stream(len(source), batch, seed, first_step, last_step),
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_one_thread,
         pin_memory=pin_memory,
+    )
+
+
+def make_eval_loader(source: ClipSource, *, batch: int, workers: int) -> Iterable[Clips]:
+    """All clips once, in order. Nothing takes the place of a clip that cannot be read.
+
+    Such a clip is left out of its batch and listed in `unreadable`; the last batch, and one with
+    such clips, is smaller than the others.
+
+    Args:
+        source: the clips.
+        batch: clips at a time.
+        workers: processes; 0 loads in this one.
+
+    Raises:
+        RuntimeError: while iterating, if a worker died.
+    """
+    places = [
+        list(range(start, min(start + batch, len(source))))
+        for start in range(0, len(source), batch)
+    ]
+    return _Loader(
+        _Once(source),
+        batch_sampler=places,
+        num_workers=workers,
+        collate_fn=_collate_readable,
+        worker_init_fn=_one_thread,
     )
