@@ -247,3 +247,13 @@ def test_views_of_one_tensor_are_written(tmp_path: Path) -> None:
     back = load_file(tmp_path / "t.safetensors")
     assert torch.equal(back["turned"], table.T)
     assert torch.equal(back["row"], table[1])
+
+
+def test_newer_weights_of_the_same_model_replace_one_file(model_folder: Path) -> None:
+    """The directory stays: whoever loads the model in that moment finds the old or the new one."""
+    before = model_folder.stat().st_ino
+    newer = encoder()
+    torch.nn.init.ones_(newer.patch_embed.bias)
+    save_encoder(newer, model_folder, CLIP)
+    assert model_folder.stat().st_ino == before
+    assert torch.equal(load_encoder(model_folder).patch_embed.bias, newer.patch_embed.bias)

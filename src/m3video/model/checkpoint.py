@@ -162,6 +162,10 @@ def save_encoder(encoder: VisionTransformer, folder: Path, clip: ClipConfig) -> 
         "mean": list(MEAN),
         "std": list(STD),
     }
+    if (folder / CONFIG).is_file() and read_json(folder / CONFIG) == config:
+        # The same model with newer weights: replacing one file is an instant, a directory is not.
+        write_tensors(folder / WEIGHTS, encoder.state_dict())
+        return
     with written_whole(folder) as aside:
         aside.mkdir()
         write_tensors(aside / WEIGHTS, encoder.state_dict())
