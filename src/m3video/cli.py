@@ -257,10 +257,14 @@ def _benchmark_motion(
     """Error of the estimators, and cost of the targets next to a training step, on one CPU thread.
 
     Args:
-        flow: a folder of pairs NAME_frame1.png, NAME_frame2.png and NAME_flow.flo with known flow.
+        flow: a folder of pairs NAME_frame1.png, NAME_frame2.png and NAME_flow.flo with known flow;
+            without it ../shared/data/flow, if there is one.
         repeats: times that each thing is timed; the median counts.
         json: write the figures there.
     """
+    beside = Path("../shared/data/flow")
+    if flow is None and beside.is_dir():
+        flow = beside
     return {"flow": flow, "repeats": repeats, "json": json}
 
 
