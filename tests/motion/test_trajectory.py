@@ -13,7 +13,7 @@ from m3video.config import ClipConfig, MotionConfig, TargetsConfig
 from m3video.errors import ConfigError
 from m3video.motion.flow import grey, make_flow
 from m3video.motion.trajectory import Tracks, clip_tracks, follow, seed_grid, track
-from m3video.video.augment import crop_resize
+from m3video.video.augment import Crop
 from m3video.video.sampling import ClipPlan, plan_clip, span_rows
 from tests.motion.textures import panned
 
@@ -210,7 +210,7 @@ def inner_mean(tracks: Tracks) -> list[float]:
 def test_displacements_are_in_pixels_of_the_resized_clip() -> None:
     """Trap 6: half the size, half the displacement."""
     frames = panned(7, 96, 160, (4.0, 2.0))
-    small = torch.from_numpy(crop_resize(frames.numpy(), (0, 0, 96, 160), (48, 80), False))
+    small = torch.from_numpy(Crop((0, 0, 96, 160), (48, 80))(frames.numpy()))
     assert inner_mean(track(frames)) == pytest.approx([4.0, 2.0], abs=0.15)
     assert inner_mean(track(small)) == pytest.approx([2.0, 1.0], abs=0.15)
 
@@ -219,8 +219,8 @@ def test_a_flipped_clip_moves_the_other_way() -> None:
     """Trap 10: motion is found after the flip, so that it can never disagree with the frames."""
     frames = panned(7, 48, 80, (2.0, 1.0)).numpy()
     box = (0, 0, 48, 80)
-    plain = track(torch.from_numpy(crop_resize(frames, box, (48, 80), False)))
-    flipped = track(torch.from_numpy(crop_resize(frames, box, (48, 80), True)))
+    plain = track(torch.from_numpy(Crop(box, (48, 80))(frames)))
+    flipped = track(torch.from_numpy(Crop(box, (48, 80), True)(frames)))
     assert inner_mean(flipped) == pytest.approx([-2.0, 1.0], abs=0.1)
     # point by point: mirrored seeds have mirrored paths, to the accuracy of the estimator
     mirrored = flipped.points.flip(dims=(2,))

@@ -16,11 +16,11 @@ from m3video.config import AugmentConfig
 from m3video.video.augment import (
     MEAN,
     STD,
-    augment,
+    Crop,
     centre_crop,
-    crop_resize,
     multi_scale_crop,
     normalise,
+    random_crop,
 )
 
 SIDE = st.integers(8, 400)
@@ -62,7 +62,7 @@ def test_all_scales_and_places_are_drawn() -> None:
 def test_one_decision_holds_for_all_frames(flip: bool) -> None:
     """A crop without a resize takes the same pixels from every frame."""
     frames = coordinates(40, 70, 5)
-    found = crop_resize(frames, (7, 11, 20, 32), (20, 32), flip)
+    found = Crop((7, 11, 20, 32), (20, 32), flip)(frames)
     expected = frames[:, 7:27, 11:43]
     np.testing.assert_array_equal(found, expected[:, :, ::-1] if flip else expected)
 
@@ -70,7 +70,9 @@ def test_one_decision_holds_for_all_frames(flip: bool) -> None:
 @given(st.integers(0, 200))
 def test_augment_moves_all_frames_alike(seed: int) -> None:
     frames = coordinates(48, 80, 3)
-    found = augment(frames, (32, 48), AugmentConfig(flip=True), generator(seed))
+    found = random_crop(*frames.shape[1:3], (32, 48), AugmentConfig(flip=True), generator(seed))(
+        frames
+    )
     assert found.shape == (3, 32, 48, 3)
     assert (found[..., 2] == np.arange(3)[:, None, None]).all()  # no frame is mixed with another
     np.testing.assert_array_equal(found[1, ..., :2], found[0, ..., :2])
@@ -81,7 +83,7 @@ def test_flip_happens_half_the_time_and_only_when_asked() -> None:
     frames = coordinates(32, 48, 1)
 
     def mirrored(config: AugmentConfig, seed: int) -> bool:
-        red = augment(frames, (32, 48), config, generator(seed))[0, 0, :, 0]
+        red = random_crop(*frames.shape[1:3], (32, 48), config, generator(seed))(frames)[0, 0, :, 0]
         return bool(red[0] > red[-1])
 
     flips = sum(mirrored(AugmentConfig(flip=True), seed) for seed in range(400))
@@ -92,7 +94,7 @@ def test_flip_happens_half_the_time_and_only_when_asked() -> None:
 def test_resizing_keeps_pixel_centres() -> None:
     """Column i of the result shows the source at (i + 0.5) · width / w − 0.5: no shift."""
     ramp = np.broadcast_to(np.arange(0, 240, 2, np.uint8)[None, None, :, None], (1, 90, 120, 3))
-    found = crop_resize(np.ascontiguousarray(ramp), (0, 0, 90, 120), (60, 80), False)
+    found = Crop((0, 0, 90, 120), (60, 80))(np.ascontiguousarray(ramp))
     columns = 2 * ((np.arange(80) + 0.5) * 1.5 - 0.5)
     assert np.abs(found[0, 30, 1:-1, 0] - columns[1:-1]).max() <= 0.75
 
@@ -103,12 +105,12 @@ def test_no_source_pixel_is_skipped_when_shrinking() -> None:
         for column in range(side):
             frames = np.zeros((1, side, side, 3), np.uint8)
             frames[:, :, column] = 255
-            assert crop_resize(frames, (0, 0, side, side), (32, 32), False).max() > 0
+            assert Crop((0, 0, side, side), (32, 32))(frames).max() > 0
 
 
 def test_large_shrinking_is_the_area_average() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (1, 96, 144, 3), np.uint8)
-    found = crop_resize(frames, (0, 0, 96, 144), (32, 48), False)
+    found = Crop((0, 0, 96, 144), (32, 48))(frames)
     blocks = frames[0].reshape(32, 3, 48, 3, 3).mean((1, 3))
     assert np.abs(found[0] - blocks).max() <= 0.5 + 1e-6
 

@@ -106,34 +106,6 @@ def largest_crop(height: int, width: int, size: tuple[int, int]) -> Crop:
     return Crop((top, left, crop_height, crop_width), size)
 
 
-def crop_resize(
-    frames: NDArray[np.uint8], box: Box, size: tuple[int, int], flip: bool
-) -> NDArray[np.uint8]:
-    """Cut `box` out of all frames, resize it, and mirror it left to right if `flip`.
-
-    Args:
-        frames: uint8 [R, H, W, 3].
-        box: top, left, height, width.
-        size: height and width of the result.
-        flip: mirror left to right.
-
-    Returns:
-        uint8 [R, h, w, 3], contiguous.
-    """
-    return Crop(box, size, flip)(frames)
-
-
-def augment(
-    frames: NDArray[np.uint8],
-    size: tuple[int, int],
-    config: AugmentConfig,
-    generator: torch.Generator,
-) -> NDArray[np.uint8]:
-    """Draw a crop and a flip, and apply them to all frames: uint8 [R, H, W, 3] → [R, h, w, 3]."""
-    _, height, width, _ = frames.shape
-    return random_crop(height, width, size, config, generator)(frames)
-
-
 def centre_crop(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The largest centred crop of `size`'s aspect, resized: uint8 [R, H, W, 3] → [R, h, w, 3]."""
     _, height, width, _ = frames.shape
