@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
+import torch
 from rich.console import Console
 
 from m3video.config import PretrainConfig
@@ -72,7 +74,8 @@ def pretrain(config: PretrainConfig) -> Path:
         if kept:
             _say(console, f"--init {config.init}: not there, so not loaded: {', '.join(kept)}")
     source, manifest = _open_data(config, plan, run, console)
-    return _Run(config, run, trainer, source, manifest, console).go(plan)
+    with _cores_shared(device, config.train.workers):
+        return _Run(config, run, trainer, source, manifest, console).go(plan)
 
 
 def _say(console: Console, line: str) -> None:
@@ -101,14 +104,16 @@ def _open_data(
     return VideoClips(manifest, clip=config.clip, plan=plan, augment=config.augment), manifest
 
 
-def _start(loader: Iterable[Clips]) -> Iterator[Clips]:
-    """Start the data workers. OpenCV's thread pool is stopped: no fork of it would ever answer."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+@contextmanager
+def _cores_shared(device: torch.device, workers: int) -> Iterator[None]:
+    """On a CPU, leave a core to each data worker: more threads than cores wait for each other."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(min(threads, max(1, (os.cpu_count() or 1) - workers)))
     try:
-        return iter(loader)
+        yield
     finally:
-        cv2.setNumThreads(threads)
+        torch.set_num_threads(threads)
 
 
 def _next(batches: Iterator[Clips]) -> Clips:
@@ -157,7 +162,7 @@ class _Run:
             self.save()
             return self.run.path
         with Interrupt() as interrupt:
-            batches = _start(self._batches(plan))
+            batches = iter(self._batches(plan))
             first = _next(batches)  # if the data fails at once, nothing has been written
             if not self.config.resume:
                 self._check_unreadable(first)
