@@ -24,7 +24,7 @@ from m3video.recipes import RECIPES, recipe_config
 T = TypeVar("T")
 
 DEFAULT_RECIPE = "mme"
-DEMO_STEPS = 1500
+DEMO_STEPS = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -53,7 +53,7 @@ CLASSES: tuple[str, ...] = (
 )
 ACTORS = 2
 DISTRACTORS = 2
-CAMERA_REACH = 0.12
+CAMERA_REACH = 0.06
 """Largest sway of the camera per axis, as a share of the frame's shorter side."""
 
 
@@ -179,7 +179,7 @@ def _actor_poses(labels: Tensor, time: Tensor, draw: _Draw) -> tuple[Tensor, Ten
     turned = _turn(labels, time, "rotate", draw(0.3, 0.6))
     angle = draw(-pi, pi, ACTORS)[:, None] + turned[..., None]
     growth = draw(log(1.8), log(2.4)) * _sweep(labels, time, "approach", "recede", draw)
-    radius = draw(0.13, 0.2, ACTORS)[:, None] * growth.exp()[..., None]
+    radius = draw(0.15, 0.22, ACTORS)[:, None] * growth.exp()[..., None]
     return angle, radius
 
 
