@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -141,6 +141,40 @@ def test_lists_of_paths_and_labels(folder: Path, separator: str) -> None:
     assert manifest.labels == ("9", "10", "11")  # by value, not by name
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("separator", [" ", ",", "\t", ", "])
+def test_labels_of_lists_may_hold_spaces(folder: Path, separator: str, newline: str) -> None:
+    """As Something-Something's do; and paths hold spaces and commas."""
+    odd = folder / "a b, c.mp4 d.avi"
+    odd.write_bytes((folder / "run/b.mp4").read_bytes())
+    path = folder / "train.txt"
+    lines = [f"run/a clip.MKV{separator}Pulling two ends", f"{odd.name}{separator}pull-ups, many"]
+    path.write_bytes(newline.join(lines).encode("utf-8-sig"))
+    manifest = load_manifest(path, decode=False)
+    assert [(video.path, video.label) for video in manifest.videos] == [
+        (folder / "run/a clip.MKV", "Pulling two ends"),
+        (odd, "pull-ups, many"),
+    ]
+
+
+def test_windows_csv(folder: Path) -> None:
+    path = folder / "list.csv"
+    text = 'path,label\r\nrun/b.mp4,Put it\r\n"run/a clip.MKV","b, c"\r\n'
+    path.write_bytes(text.encode("utf-8-sig"))
+    videos = load_manifest(path, decode=False).videos
+    assert [video.label for video in videos] == ["Put it", "b, c"]
+
+
+def test_any_file_name_comes_back_from_a_manifest(made: Made, tmp_path: Path) -> None:
+    """Also those with what Unicode calls an end of a line, and bytes that are no UTF-8."""
+    names = ["line\nfeed.mp4", "next\x85line.mp4", "sep\u2028.mp4", 'a, "b".mp4', "lat\udce9.mp4"]
+    for name in names:
+        (tmp_path / name).write_bytes(made("b_frames.mp4").read_bytes())
+    manifest = index(tmp_path, tmp_path / "all.csv", workers=0, decode=False)
+    assert sorted(video.path.name for video in manifest.videos) == sorted(names)
+    assert load_manifest(tmp_path / "all.csv").videos == manifest.videos
+
+
 def test_labels_are_sorted_by_name_unless_all_are_numbers() -> None:
     def labels(*names: str) -> tuple[str, ...]:
         return Manifest(tuple(Video(Path("a"), 1, 1, 1, 1, 1, name) for name in names)).labels
@@ -167,6 +201,8 @@ def test_labels_are_sorted_by_name_unless_all_are_numbers() -> None:
         ("", "the list is empty"),
         ("gone.mp4 1\n", "none of its 1 videos can be read; the first: "),
         ("a\0b", "not a text file"),
+        ("q" * 200_000, "line 1: not a line of a CSV or a list"),
+        ("q" * 100_000, "is not a path and a label"),
     ],
 )
 def test_lists_that_cannot_be_understood(tmp_path: Path, text: str, message: str) -> None:
@@ -177,6 +213,7 @@ def test_lists_that_cannot_be_understood(tmp_path: Path, text: str, message: str
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
@@ -186,6 +223,52 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         load_manifest(tmp_path)
     with pytest.raises(ManifestError, match="is a folder; give the name of a CSV"):
         index(tmp_path, tmp_path)
+
+
+def test_what_index_cannot_do_is_refused_before_scanning(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "scan_video", None)  # would fail
+    (tmp_path / "file").touch()
+    with pytest.raises(ManifestError, match=r"m.csv: cannot be written, as .*file is not a folder"):
+        index(folder, tmp_path / "file" / "m.csv")
+    with pytest.raises(ManifestError, match="workers -1: use 0"):
+        index(folder, tmp_path / "m.csv", workers=-1)
+
+
+def test_where_nothing_can_be_read_every_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (videos / name).write_text("no video")
+    with pytest.raises(ManifestError, match="none of its 2 videos can be read; the first: "):
+        index(videos, tmp_path / "m.csv", workers=0)
+    said = capsys.readouterr().err
+    listed = [row["path"] for row in rows(tmp_path / "m.unreadable.csv")]
+    assert listed == [str(videos / name) for name in ("a.mp4", "b.mp4")]
+    assert all(f"unreadable {path}: Invalid data" in said for path in listed)
+    assert not (tmp_path / "m.csv").exists()
+
+
+def test_a_folder_that_cannot_be_opened_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def closed(path: str) -> Iterator[os.DirEntry[str]]:
+        if Path(path) == folder / "run":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    manifest = load_manifest(folder, decode=False)
+    assert [video.path.name for video in manifest.videos] == ["e.webm", "c.avi"]
+    assert [(bad.path.name, bad.reason) for bad in manifest.unreadable] == [
+        ("broken.mp4", "Invalid data found when processing input"),
+        ("run", "folder cannot be opened: Permission denied"),
+    ]
 
 
 def _crash(path: Path, decode: bool) -> Video | Unreadable:

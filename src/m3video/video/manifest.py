@@ -5,8 +5,10 @@ Three kinds of source:
 - a folder: all files below it with a known video ending, sorted by path, hidden files left out;
 - a CSV with a header that has a column `path`; frames, fps, width, height, duration and label are
   understood, other columns are kept in `Video.extra`, and what is missing is found by scanning;
-- a list of "path label" lines, separated by space, comma or tab (as VideoMAE's lists). The label is
-  the last field, so paths may hold spaces; a line that ends as a video file does has no label.
+- a list of "path label" lines, separated by space, comma or tab (as VideoMAE's lists). Paths may
+  hold all of these. The label is what follows the last video ending, so it may hold spaces, too;
+  where a path has no such ending, it is the last field. A line that ends as a video file does has
+  no label.
 
 Paths in lists are absolute or relative to the folder of the list. A row that gives all facts of a
 video is believed without opening the file.
@@ -15,10 +17,11 @@ video is believed without opening the file.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,7 +51,11 @@ EXTENSIONS = frozenset(
 """Endings of video files, in lower case."""
 
 _FACTS = ("frames", "fps", "width", "height", "duration")
-_LINE = re.compile(r"(?P<path>.+?)[ ,\t]+(?P<label>[^ ,\t]+)")
+_ENDING = "|".join(re.escape(ending) for ending in sorted(EXTENSIONS))
+_LINES = (
+    re.compile(rf"(?P<path>.+(?:{_ENDING}))[ ,\t]+(?P<label>.+)", re.IGNORECASE),
+    re.compile(r"(?P<path>.+?)[ ,\t]+(?P<label>[^ ,\t]+)"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,12 +75,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A video as a source names it; `video` is None where facts are missing."""
+    """A video as a source names it; `video` is None where it has to be scanned."""
 
     path: Path
     label: str | None = None
     extra: dict[str, str] = field(default_factory=dict)
-    video: Video | None = None
+    video: Video | Unreadable | None = None
 
 
 def load_manifest(
@@ -97,7 +104,30 @@ def load_manifest(
     Raises:
         ManifestError: no such source, a line that cannot be understood, or no readable video.
     """
-    source = Path(source)
+    manifest = _scan_source(
+        Path(source),
+        workers=workers,
+        labels_from_folders=labels_from_folders,
+        decode=decode,
+        progress=progress,
+    )
+    _check_some_readable(manifest, source)
+    return manifest
+
+
+def _check_some_readable(manifest: Manifest, source: str | Path) -> None:
+    if not manifest.videos:
+        bad = manifest.unreadable
+        raise ManifestError(
+            f"{source}: none of its {len(bad)} videos can be read; "
+            f"the first: {bad[0].path}: {bad[0].reason}"
+        )
+
+
+def _scan_source(
+    source: Path, *, workers: int, labels_from_folders: bool, decode: bool, progress: bool
+) -> Manifest:
+    """As `load_manifest`, but all videos may be unreadable."""
     root = source if source.is_dir() else source.parent
     entries = list(_read_source(source))
     if not entries:
@@ -120,37 +150,45 @@ def load_manifest(
         if label is None and labels_from_folders and entry.path.parent != root:
             label = entry.path.parent.name
         videos.append(replace(found, label=label, extra=entry.extra))
-    if not videos:
-        raise ManifestError(
-            f"{source}: none of its {len(unreadable)} videos can be read; "
-            f"the first: {unreadable[0].path}: {unreadable[0].reason}"
-        )
     return Manifest(tuple(videos), tuple(unreadable))
 
 
 def _read_source(source: Path) -> Iterator[_Entry]:
     if source.is_dir():
-        return (_Entry(path) for path in _walk(source))
+        return iter(_walk(source))
     try:
-        text = source.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = source.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise ManifestError(
             f"{source}: {error.strerror}; give a folder of videos, a CSV or a list"
         ) from error
     if "\0" in text:
         raise ManifestError(f"{source}: not a text file; give a folder of videos, a CSV or a list")
-    lines = text.splitlines()
-    header = next(csv.reader(lines[:1]), [])
+    lines = io.StringIO(text, newline="")  # names may hold what `splitlines` takes for a line's end
+    try:
+        header = next(csv.reader([lines.readline()]), [])
+    except csv.Error as error:
+        raise ManifestError(f"{source}, line 1: not a line of a CSV or a list: {error}") from error
+    lines.seek(0)
     if "path" in [name.strip() for name in header]:
         return _read_csv(source, lines)
     return _read_list(source, lines)
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Video files below a folder, sorted; linked folders are followed, once each."""
-    found: list[Path] = []
+def _walk(folder: Path) -> list[_Entry]:
+    """Video files below a folder, sorted; linked folders are followed, once each.
+
+    A folder that cannot be opened is an unreadable entry: what it holds is not just missing.
+    """
+    found: list[_Entry] = []
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+
+    def refused(error: OSError) -> None:
+        path = Path(error.filename)
+        reason = f"folder cannot be opened: {error.strerror}"
+        found.append(_Entry(path, video=Unreadable(path, reason)))
+
+    for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:
             folders.clear()
@@ -158,11 +196,11 @@ def _walk(folder: Path) -> list[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(parent, name) for name in names if not name.startswith("."))
-        found.extend(path for path in paths if path.suffix.lower() in EXTENSIONS)
-    return sorted(found)
+        found.extend(_Entry(path) for path in paths if path.suffix.lower() in EXTENSIONS)
+    return sorted(found, key=lambda entry: entry.path)
 
 
-def _read_csv(source: Path, lines: list[str]) -> Iterator[_Entry]:
+def _read_csv(source: Path, lines: Iterable[str]) -> Iterator[_Entry]:
     reader = csv.DictReader(lines, skipinitialspace=True, strict=True)
     reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
     try:
@@ -212,7 +250,7 @@ def _positive(name: str, value: str, where: str) -> float:
     return number
 
 
-def _read_list(source: Path, lines: list[str]) -> Iterator[_Entry]:
+def _read_list(source: Path, lines: Iterable[str]) -> Iterator[_Entry]:
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text:
@@ -220,11 +258,11 @@ def _read_list(source: Path, lines: list[str]) -> Iterator[_Entry]:
         if Path(text).suffix.lower() in EXTENSIONS:
             yield _Entry(source.parent / text)
             continue
-        match = _LINE.fullmatch(text)
+        match = next(filter(None, (line.fullmatch(text) for line in _LINES)), None)
         if match is None:
             raise ManifestError(
-                f"{source}, line {number}: {text!r} is not a path and a label, separated by a "
-                "space, comma or tab; or begin the file with a CSV header that has a column `path`"
+                f"{source}, line {number}: {text[:200]!r} is not a path and a label, separated by "
+                "a space, comma or tab; or begin the file with a CSV header that has a column `path`"
             )
         yield _Entry(source.parent / match["path"], match["label"])
 
@@ -279,35 +317,49 @@ def index(
     """Scan and verify videos, write a manifest, and report every file that cannot be read.
 
     The unreadable ones are also written beside `out`, as `<stem>.unreadable.csv` with the columns
-    path and reason. Arguments and errors as for `load_manifest`.
+    path and reason, even if no video can be read; then there is no manifest. Arguments and errors
+    as for `load_manifest`.
     """
     out = Path(out)
-    if out.is_dir():
-        raise ManifestError(f"{out}: is a folder; give the name of a CSV file to write")
-    manifest = load_manifest(
-        videos,
+    _check_place(out)
+    if workers < 0:
+        raise ManifestError(f"workers {workers}: use 0 (no processes) or more")
+    manifest = _scan_source(
+        Path(videos),
         workers=workers,
         labels_from_folders=labels_from_folders,
         decode=decode,
         progress=True,
     )
-    write_manifest(manifest, out)
+    if manifest.videos:
+        write_manifest(manifest, out)
     beside = out.with_name(f"{out.stem}.unreadable.csv")
     beside.unlink(missing_ok=True)  # of an earlier scan
     if manifest.unreadable:
         bad = [[entry.path, entry.reason] for entry in manifest.unreadable]
         _write_csv(beside, [["path", "reason"], *bad])
     _print_summary(manifest, out)
+    _check_some_readable(manifest, videos)
     return manifest
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a place that cannot be written, before hours of scanning."""
+    if out.is_dir():
+        raise ManifestError(f"{out}: is a folder; give the name of a CSV file to write")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ManifestError(f"{out}: cannot be written, as {above} is not a folder that can be")
 
 
 def _print_summary(manifest: Manifest, out: Path) -> None:
     console = Console(stderr=True, highlight=False)
     frames = sum(video.frames for video in manifest.videos)
     minutes = sum(video.duration for video in manifest.videos) / 60
+    place = f" → {escape(str(out))}" if manifest.videos else ""
     console.print(
         f"{len(manifest.videos)} videos, {frames:,} frames, {minutes:.1f} minutes, "
-        f"{len(manifest.labels)} labels → {escape(str(out))}",
+        f"{len(manifest.labels)} labels{place}",
         soft_wrap=True,
     )
     for entry in manifest.unreadable:
