@@ -185,6 +185,21 @@ def test_rate_and_duration_come_from_the_frames(made: Made) -> None:
         assert (reader.fps, reader.duration) == (25.0, 1.6)
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.webm", "libvpx"), ("a.mkv", "mpeg4")])
+def test_rate_and_duration_where_packets_are_not_frames(
+    name: str, codec: str, tmp_path: Path
+) -> None:
+    """A browser's recordings: VP8, few frames a second, and a header that says 25."""
+    options = {"bf": "2"} if codec == "mpeg4" else {"deadline": "realtime"}
+    times = [137 * number for number in range(20)]
+    path = write_clip(tmp_path / name, codec, frames=20, times=times, options=options)
+    with VideoReader(path) as reader:
+        assert not reader._keys
+        assert len(reader) == 20
+        assert reader.fps == pytest.approx(1000 / 137, rel=1e-3)
+        assert reader.duration == pytest.approx(20 * 0.137, rel=1e-3)
+
+
 def test_a_header_that_lies_about_the_count_is_not_believed(made: Made, tmp_path: Path) -> None:
     data = made("plain.avi").read_bytes()
     count = (40).to_bytes(4, "little")

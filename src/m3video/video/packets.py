@@ -63,13 +63,13 @@ def scan_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
         and _one_to_one(packets, stream, in_order=times == shown)
     )
     if not reliable:
-        return PacketScan([], [], float(_header_rate(stream)))
+        return PacketScan([], [], _header_rate(stream))
     keys = [
         (p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.key and p.pts is not None
     ]
     # A packet's duration is that of its frame only where frames are stored as they are shown.
     last = packets[-1].duration if times == shown else 0
-    return PacketScan(times, sorted(keys), _rate(times, last, stream))
+    return PacketScan(times, sorted(keys), average_rate(times, last, stream))
 
 
 def _read_packets(path: Path, container: InputContainer, stream: VideoStream) -> list[_Packet]:
@@ -103,9 +103,13 @@ def _header_rate(stream: VideoStream) -> float:
     return rate if rate > 0 else _UNKNOWN_RATE
 
 
-def _rate(times: list[int], last: int, stream: VideoStream) -> float:
-    """Frames per second; times of showing, and the last frame's duration (0: unknown), in ticks."""
-    ticks = times[-1] - times[0]
+def average_rate(times: list[int], last: int, stream: VideoStream) -> float:
+    """Frames per second, from when frames are shown, ascending, and the last one's duration.
+
+    Both are in ticks of the stream's time base; a duration of 0 is unknown. Without two different
+    times it is what the header says.
+    """
+    ticks = times[-1] - times[0] if times else 0
     ticks_shown = ticks + (last or ticks / max(len(times) - 1, 1))
     header = _header_rate(stream)
     if not ticks_shown or not stream.time_base:

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m3video.errors import VideoError
-from m3video.video.packets import reason, scan_packets
+from m3video.video.packets import average_rate, reason, scan_packets
 
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
 # Frames stored out of order lie at most this far apart (H.264 and HEVC). So many before the first
@@ -208,22 +208,27 @@ class VideoReader:
         # Without reliable times nothing can be sought: count by decoding, read from the start.
         self._times = scan.times
         self._keys = scan.keys
-        self._count = len(scan.times) or self._count_by_decoding()
         self.fps = scan.fps
         """Frames per second on average, from the times at which frames are shown."""
+        self._count = len(scan.times) or self._count_by_decoding()
 
     def _count_by_decoding(self) -> int:
         self._rewind()
         count = 0
+        times: list[int] = []
         try:
-            for _ in self._decoded:
+            for frame in self._decoded:
                 count += 1
+                if frame.pts is not None:
+                    times.append(frame.pts)
         except av.FFmpegError as error:
             raise VideoError(
                 f"{self.path}: frame {count} cannot be decoded: {reason(error)}"
             ) from error
         if count == 0:
             raise VideoError(f"{self.path}: holds no video frame")
+        if len(times) == count and times == sorted(set(times)):
+            self.fps = average_rate(times, 0, self._stream)
         self._position = None
         return count
 
