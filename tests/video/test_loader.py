@@ -36,7 +36,7 @@ from m3video.video.sampling import plan_clip, random_start, sample_generator, se
 Made = Callable[[str], Path]
 CLIP = ClipConfig(frames=4, stride=3, size=(32, 48))
 PLAN = plan_clip(CLIP, 2)
-NAMES = ["b_frames.mp4", "uneven.mkv", "plain.avi", "vp9.webm", "stream.ts"]
+NAMES = ["b_frames.mp4", "uneven.mkv", "plain.avi", "vp9.webm", "stream.ts", "turned.mov"]
 
 
 class Numbers:
@@ -206,6 +206,7 @@ def test_a_short_video_repeats_its_last_frame(source: VideoClips) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_next_clip_takes_an_unreadable_ones_place_and_it_is_named(workers: int) -> None:
+    """Trap 9: never at random, never without a word."""
     source = Numbers(6, broken=(2, 5))
     found = batches(source, batch=6, last=2, workers=workers)
     assert_same(found, batches(source, batch=6, last=2))
@@ -225,7 +226,8 @@ def test_the_next_clip_takes_an_unreadable_ones_place_and_it_is_named(workers: i
 
 
 def test_a_file_that_was_lost_is_named(made: Made, tmp_path: Path) -> None:
-    paths = [tmp_path / f"{number}.mp4" for number in range(3)]
+    """Trap 9; by its whole name, whatever that holds."""
+    paths = [tmp_path / f"Part {number}: the end.mp4" for number in range(3)]
     for path in paths:
         path.write_bytes(made("b_frames.mp4").read_bytes())
     manifest = load_manifest(tmp_path, decode=False)
@@ -234,6 +236,8 @@ def test_a_file_that_was_lost_is_named(made: Made, tmp_path: Path) -> None:
     (clips,) = make_eval_loader(source, batch=3, workers=0)
     assert clips.unreadable == [(str(paths[1]), "Invalid data found when processing input")]
     assert clips.index.tolist() == [0, 2]
+    training = make_loader(source, batch=3, seed=0, first_step=0, last_step=1, workers=0)
+    assert next(iter(training)).unreadable == clips.unreadable
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -95,6 +96,22 @@ class ClipSource(Protocol):
         ...
 
 
+class _UnreadableError(VideoError):
+    """Which video cannot be read, and why; a path may hold any text, also ": "."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.named = path, reason
+
+
+def _named(error: VideoError) -> tuple[str, str]:
+    """Path and reason."""
+    if isinstance(error, _UnreadableError):
+        return error.named
+    path, _, reason = str(error).partition(": ")
+    return path, reason
+
+
 class VideoClips:
     """Clips of the videos of a manifest.
 
@@ -130,14 +147,11 @@ class VideoClips:
         """One clip; see `ClipSource`. The epoch matters only through `generator`."""
         number, segment = divmod(index, self._segments)
         video = self.manifest.videos[number]
-        with VideoReader(video.path) as reader:
-            count, span = len(reader), self._plan.span
-            if self._augment is None:
-                start = segment_starts(count, span, self._segments)[segment]
-            else:
-                start = random_start(count, span, generator)
-            rows, real = span_rows(self._plan, start, count)
-            frames = self._read(reader, rows, generator)
+        try:
+            frames, real = self._span(video.path, segment, generator)
+        except VideoError as error:
+            path = str(video.path)
+            raise _UnreadableError(path, str(error).removeprefix(f"{path}: ")) from error
         label = -1 if video.label is None else self.labels.index(video.label)
         return Clips(
             frames=torch.from_numpy(frames),
@@ -145,6 +159,19 @@ class VideoClips:
             label=torch.tensor(label),
             index=torch.tensor(index),
         )
+
+    def _span(
+        self, path: Path, segment: int, generator: torch.Generator
+    ) -> tuple[NDArray[np.uint8], list[bool]]:
+        """Frames of the rows, cropped, and which of them are real."""
+        with VideoReader(path) as reader:
+            count, span = len(reader), self._plan.span
+            if self._augment is None:
+                start = segment_starts(count, span, self._segments)[segment]
+            else:
+                start = random_start(count, span, generator)
+            rows, real = span_rows(self._plan, start, count)
+            return self._read(reader, rows, generator), real
 
     def _read(
         self, reader: VideoReader, rows: list[int], generator: torch.Generator
@@ -182,8 +209,7 @@ class _Keyed(Dataset[Clips]):
             try:
                 clip = self._source.clip(place % len(self._source), epoch, generator)
             except VideoError as error:
-                path, _, reason = str(error).partition(": ")
-                unreadable.append((path, reason))
+                unreadable.append(_named(error))
                 continue
             if self._prepare is not None:
                 clip = self._prepare(clip, generator)
@@ -207,8 +233,7 @@ class _Once(Dataset[Clips | tuple[str, str]]):
         try:
             clip = self._source.clip(index, 0, sample_generator(0, 0, index))
         except VideoError as error:
-            path, _, reason = str(error).partition(": ")
-            return path, reason
+            return _named(error)
         clip.index = torch.tensor(index)
         return clip
 
