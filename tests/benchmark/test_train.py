@@ -58,6 +58,17 @@ def test_an_unknown_size_is_refused() -> None:
         train.benchmark_train("xl")
 
 
+@pytest.mark.parametrize("name", ["repeats", "batch", "threads"])
+def test_nothing_to_time_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} 0 must be at least 1"):
+        train.benchmark_train("nano", **{name: 0})
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'abacus' cannot be used"):
+        train.benchmark_train("nano", device="abacus")
+
+
 def test_the_table_shows_the_ratio(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"seconds": 0.5, "clips_per_second": 2.0, "parameters": 1234567, "loss": 1.0}
     result = {

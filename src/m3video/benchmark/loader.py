@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from m3video.config import AugmentConfig, ClipConfig
+from m3video.errors import ConfigError, VideoError
 from m3video.video.loader import VideoClips, make_loader
-from m3video.video.manifest import Manifest, load_manifest
+from m3video.video.manifest import Manifest, Video, load_manifest
 from m3video.video.sampling import ClipPlan, plan_clip, random_start, sample_generator
 
 _CLIP = ClipConfig(frames=16, stride=4, size=(224, 224))
@@ -42,7 +43,8 @@ def benchmark_loader(videos: Path | None = None, *, clips: int = 40) -> dict[str
     """Time the loader and plain decoding, clip by clip in turn.
 
     Args:
-        videos: a folder or list of videos, as for `load_manifest`; None makes clips on the spot.
+        videos: a folder or list of videos, as for `load_manifest`, which must store when each frame
+            is shown (raw streams do not); None makes clips on the spot.
         clips: clips that each side loads, after one for warming up.
 
     Returns:
@@ -51,7 +53,11 @@ def benchmark_loader(videos: Path | None = None, *, clips: int = 40) -> dict[str
 
     Raises:
         ManifestError: no readable videos.
+        VideoError: one of them cannot be read, or does not store the times of its frames.
+        ConfigError: no clips.
     """
+    if clips < 1:
+        raise ConfigError(f"clips {clips} must be at least 1")
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -79,14 +85,17 @@ def benchmark_loader(videos: Path | None = None, *, clips: int = 40) -> dict[str
 def _time_both(manifest: Manifest, plan: ClipPlan, clips: int) -> tuple[list[float], list[float]]:
     """Seconds per clip of the loader and of plain decoding."""
     source = VideoClips(manifest, clip=_CLIP, plan=plan, augment=AugmentConfig())
-    times = [_frame_times(video.path) for video in manifest.videos]
+    times = [_frame_times(video) for video in manifest.videos]
     loader = make_loader(source, batch=1, seed=_SEED, first_step=0, last_step=clips + 1, workers=0)
     batches = iter(loader)
     ours, plain = [], []
     for step in range(clips + 1):
         begin = time.perf_counter()
-        index = int(next(batches).index)
+        batch = next(batches)
         middle = time.perf_counter()
+        if batch.unreadable:  # what was read in its place is not what plain decoding would read
+            raise VideoError(": ".join(batch.unreadable[0]))
+        index = int(batch.index)
         generator = sample_generator(_SEED, step // len(source), index)
         start = random_start(len(times[index]), plan.span, generator)
         span = times[index][start : start + plan.span]
@@ -114,11 +123,20 @@ def _plain(path: Path, times: list[int]) -> list[NDArray[np.uint8]]:
     return frames
 
 
-def _frame_times(path: Path) -> list[int]:
+def _frame_times(video: Video) -> list[int]:
     """When each frame is shown, in the stream's time base."""
-    with av.open(str(path)) as container:
+    with av.open(str(video.path)) as container:
         stream = container.streams.video[0]
-        return sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+    times = sorted(
+        packet.pts for packet in packets if packet.pts is not None and not packet.is_discard
+    )
+    if len(times) != video.frames:
+        raise VideoError(
+            f"{video.path}: does not store when each frame is shown, so plain decoding cannot find "
+            "its frames; take MP4 or MKV files"
+        )
+    return times
 
 
 def _make_clips(folder: Path, count: int, frames: int = 300) -> None:

@@ -27,6 +27,7 @@ from m3video.model import SIZES, build_model, convert
 from m3video.model.checkpoint import load_weights
 from m3video.targets.base import ClipView
 from m3video.targets.pixel import PixelTarget
+from m3video.train.step import choose_device
 from m3video.video.augment import normalise
 from m3video.video.sampling import plan_clip
 
@@ -59,17 +60,21 @@ def benchmark_train(
         `parameters` and the first step's `loss`.
 
     Raises:
-        ConfigError: transformers is not installed, or no such size.
+        ConfigError: transformers is not installed, no such size or device, or nothing to time.
     """
     if size not in SIZES:
         raise ConfigError(f"size {size!r} is not an encoder; choose one of {', '.join(SIZES)}")
+    for name, value in (("repeats", repeats), ("batch", batch), ("threads", threads)):
+        if value < 1:
+            raise ConfigError(f"{name} {value} must be at least 1")
+    place = choose_device(device)
     config = _config(size, frame_size)
     with _threads(threads):
-        steps, models = _prepare(config, batch, torch.device(device))
+        steps, models = _prepare(config, batch, place)
         losses = {name: step().item() for name, step in steps.items()}
         if abs(losses["ours"] / losses["transformers"] - 1) > 0.01:
             raise RuntimeError(f"the two models are not the same: their losses are {losses}")
-        seconds = _take_turns(steps, repeats, torch.device(device))
+        seconds = _take_turns(steps, repeats, place)
     result: dict[str, Any] = {
         "ratio_to_transformers": statistics.median(
             ours / theirs
@@ -79,7 +84,7 @@ def benchmark_train(
         "batch": batch,
         "repeats": repeats,
         "threads": threads,
-        "device": device,
+        "device": str(place),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
     for name, model in models.items():
