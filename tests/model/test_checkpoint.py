@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from m3video.config import ClipConfig
@@ -257,3 +259,40 @@ def test_newer_weights_of_the_same_model_replace_one_file(model_folder: Path) ->
     save_encoder(newer, model_folder, CLIP)
     assert model_folder.stat().st_ino == before
     assert torch.equal(load_encoder(model_folder).patch_embed.bias, newer.patch_embed.bias)
+
+
+def test_a_file_never_takes_the_place_of_a_directory(model_folder: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=str(model_folder)):
+        write_json(model_folder, {"linear": 0.5})
+    assert load_encoder(model_folder).width == 24
+    assert names(model_folder.parent) == ["model"]
+
+
+def test_a_model_never_takes_the_place_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    with pytest.raises(CheckpointError, match="photos: not empty and no model"):
+        save_encoder(encoder(), tmp_path / "photos", CLIP)
+    assert names(tmp_path / "photos") == ["cat.jpg"]
+    (tmp_path / "empty").mkdir()
+    save_encoder(encoder(), tmp_path / "empty", CLIP)
+    assert load_encoder(tmp_path / "empty").width == 24
+
+
+def test_names_that_are_not_utf8_survive_json(tmp_path: Path) -> None:
+    value = {os.fsdecode(b"caf\xe9.mp4"): "ü 視"}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert "ü 視" in (tmp_path / "a.json").read_text()
+
+
+def test_weights_that_cannot_be_written_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, path: Path) -> None:
+        raise SafetensorError("I/O error:\nNo space left on device (os error 28)")
+
+    monkeypatch.setattr("m3video.model.checkpoint.save_file", full)
+    with pytest.raises(CheckpointError, match=r"t.safetensors: cannot be written: .*No space"):
+        write_tensors(tmp_path / "t.safetensors", {"a": torch.zeros(1)})
+    assert names(tmp_path) == []

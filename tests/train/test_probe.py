@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from m3video.train.probe import (
     probe,
 )
 from m3video.video.augment import normalise
-from m3video.video.loader import make_eval_loader
+from m3video.video.loader import VideoClips, make_eval_loader
+from m3video.video.manifest import load_manifest
 from m3video.video.moving_shapes import CLASSES, MovingShapes
 from m3video.video.sampling import plan_clip
 
@@ -172,3 +174,60 @@ def test_videos_without_labels_are_refused(tmp_path: Path, made_clip: Path) -> N
     (tmp_path / "videos.csv").write_text(f"path\n{made_clip}\n")
     with pytest.raises(ConfigError, match="two or more labels"):
         probe(config(init=tmp_path / "model", data=str(tmp_path / "videos.csv")))
+
+
+def test_out_that_is_a_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    with pytest.raises(ConfigError, match="is a folder; give the name of a JSON file"):
+        probe(config(init=tmp_path / "model", data="moving-shapes", out=tmp_path / "model"))
+    assert len(list((tmp_path / "model").iterdir())) == 2
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, made_clip: Path) -> Path:
+    """A CSV of eight videos of two labels in four scenes; the file named first is broken."""
+    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    lines = ["path,label,scene,split"]
+    for number in range(8):
+        path = tmp_path / f"{number}.mp4"
+        shutil.copy(made_clip, path)
+        part = ("train", "train", "val", "test")[number // 2]
+        lines.append(f"{path.name},{'ab'[number % 2]},{number % 4},{part}")
+    (tmp_path / "0.mp4").write_bytes(b"not a video")
+    (tmp_path / "videos.csv").write_text("\n".join(lines))
+    return tmp_path / "videos.csv"
+
+
+def test_the_column_split_decides_and_test_goes_before_val(labelled: Path) -> None:
+    settings = {"init": labelled.parent / "model", "data": str(labelled), "epochs": 1}
+    result = probe(config(**settings))
+    assert result["clips"] == {"train": 3, "test": 2}
+    assert [path for path, _ in result["unreadable"]] == [str(labelled.parent / "0.mp4")]
+    assert json.loads((labelled.parent / "model" / "probe-videos.json").read_text()) == result
+    labelled.write_text(labelled.read_text().replace("test", "train"))
+    assert probe(config(**settings))["clips"] == {"train": 5, "test": 2}
+    labelled.write_text(labelled.read_text().replace("val", "dev"))
+    with pytest.raises(ConfigError, match=r"column split holds 'dev', 'train'; it must name"):
+        probe(config(**settings))
+
+
+def test_a_group_is_a_column_of_the_manifest(labelled: Path) -> None:
+    text = labelled.read_text()
+    labelled.write_text("\n".join(line.rpartition(",")[0] for line in text.splitlines()))
+    settings = {"init": labelled.parent / "model", "data": str(labelled), "epochs": 1}
+    assert probe(config(**settings, group="scene", folds=4))["clips"]["test"] == 7
+    with pytest.raises(ConfigError, match="only 4 groups of videos"):
+        probe(config(**settings, group="scene", folds=5))
+    with pytest.raises(ConfigError, match="no column 'person' to group by; there are: scene"):
+        probe(config(**settings, group="person"))
+
+
+def test_a_video_that_breaks_after_the_scan_is_listed_once(labelled: Path) -> None:
+    manifest = load_manifest(labelled)
+    source = VideoClips(manifest, clip=CLIP, plan=plan_clip(CLIP, 0), augment=None, segments=3)
+    manifest.videos[1].path.write_bytes(b"not a video")
+    features = extract_features(
+        small_encoder(), source, clip=CLIP, segments=3, batch=4, device=torch.device("cpu")
+    )
+    assert [path for path, _ in features.unreadable] == [str(manifest.videos[1].path)]
+    assert features.videos.tolist() == [0, 2, 3, 4, 5, 6]

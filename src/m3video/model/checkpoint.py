@@ -6,6 +6,7 @@ version). It is what `save_encoder` writes and `load_encoder` reads.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -52,6 +53,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     Yields a path beside `path`. What the block creates there is flushed to the disk and then
     renamed to `path`; when the block raises, it is removed. A file at `path` is replaced in one
     instant; a directory is moved aside first, so a crash in between leaves `path` absent.
+
+    Raises:
+        IsADirectoryError: `path` is a directory and the block wrote a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
@@ -62,6 +66,8 @@ def written_whole(path: Path) -> Iterator[Path]:
             _sync(written)
         old = path.with_name(f".{path.name}.old")
         _remove(old)
+        if path.is_dir() and not aside.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if path.is_dir():  # a directory cannot be renamed over another
             path.rename(old)
         aside.replace(path)
@@ -80,14 +86,23 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON whole or not at all."""
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # File names that are not UTF-8 hold lone surrogates; \\udcXX is how JSON writes these.
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write safetensors whole or not at all. Tensors may be on any device and need not be dense."""
+    """Write safetensors whole or not at all. Tensors may be on any device and need not be dense.
+
+    Raises:
+        CheckpointError: they cannot be written, such as on a full disk.
+    """
     dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_whole(path) as aside:
-        save_file(dense, aside)
+        try:
+            save_file(dense, aside)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: cannot be written: {_reason(error)}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -154,6 +169,9 @@ def save_encoder(encoder: VisionTransformer, folder: Path, clip: ClipConfig) -> 
         encoder: The weights, on any device.
         folder: Directory to write.
         clip: The clips that it was trained on.
+
+    Raises:
+        CheckpointError: the folder holds something that is no model.
     """
     config = {
         "m3video": version("m3video"),
@@ -166,6 +184,8 @@ def save_encoder(encoder: VisionTransformer, folder: Path, clip: ClipConfig) -> 
         # The same model with newer weights: replacing one file is an instant, a directory is not.
         write_tensors(folder / WEIGHTS, encoder.state_dict())
         return
+    if folder.is_dir() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder}: not empty and no model; choose another folder")
     with written_whole(folder) as aside:
         aside.mkdir()
         write_tensors(aside / WEIGHTS, encoder.state_dict())

@@ -69,7 +69,9 @@ def extract_features(
     for clips in progress(
         loader, description=title, total=total, transient=True, console=Console(stderr=True)
     ):
-        unreadable += [entry for entry in clips.unreadable if entry not in unreadable]
+        unreadable += [
+            entry for entry in dict.fromkeys(clips.unreadable) if entry not in unreadable
+        ]
         if len(clips.index) == 0:
             continue
         frames = normalise(clips.frames[:, : clip.frames].to(device))

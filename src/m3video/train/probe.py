@@ -1,7 +1,8 @@
 """The probe: how much frozen features say about labels.
 
 - encodes every labelled video once (`features.py`);
-- splits by the manifest's column `split`, or by cross-validation over folds;
+- splits by the manifest's column `split` (`test`, or `val` where there is no `test`), or by
+  cross-validation over folds;
 - fits all linear probes of a grid of learning rates and weight decays in one pass, chooses one on a
   part of the training videos, and fits that one again on all of them: test videos choose nothing;
 - votes among the k nearest neighbours;
@@ -53,10 +54,13 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         weight_decay a fold), confusion (rows: truth), labels, unreadable.
 
     Raises:
-        ConfigError: no labels, or too few videos to split.
+        ConfigError: no labels, too few videos to split, or `out` is a folder.
         CheckpointError: `init` holds no encoder.
     """
     encoder = load_encoder(config.init)
+    path = _result_path(config)
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; give the name of a JSON file to write")
     if config.untrained:
         encoder = untrained_like(encoder, config.seed)
     if config.data == "moving-shapes":
@@ -71,7 +75,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         "labels": list(labels),
         "unreadable": [list(entry) for entry in features.unreadable],
     }
-    write_json(_result_path(config), result)
+    write_json(path, result)
     return result
 
 
@@ -283,13 +287,14 @@ def _splits(manifest: Manifest, features: Features, config: ProbeConfig) -> list
     videos = [manifest.videos[i] for i in features.videos.tolist()]
     named = [video.extra.get("split", "") for video in videos]
     if any(named):
+        tested = "test" if "test" in named else "val"
         train = torch.tensor([i for i, name in enumerate(named) if name == "train"])
-        test = torch.tensor([i for i, name in enumerate(named) if name in {"val", "test"}])
-        if len(train) == 0 or len(test) == 0:
-            found = ", ".join(sorted(set(named)))
+        test = torch.tensor([i for i, name in enumerate(named) if name == tested])
+        if not set(named) <= {"train", "val", "test"} or len(train) == 0 or len(test) == 0:
+            found = ", ".join(repr(name) for name in sorted(set(named)))
             raise ConfigError(
-                f"{config.data}: column split holds {found!r}; "
-                "it must name `train` and `val` or `test`"
+                f"{config.data}: column split holds {found}; it must name `train` and `val` or "
+                "`test` for every video"
             )
         return [(train, test)]
     groups = None
