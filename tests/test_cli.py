@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,8 @@ from m3video.cli import BENCHMARKS, VERBS, main
         (["report", "nowhere"], "nowhere"),
         (["benchmark", "speed"], "'speed' cannot be measured: use one of motion, loader, train"),
         (["benchmark", "train", "--json", "no/where.json"], "no folder no"),
+        (["benchmark", "train", "--json", "."], "is a folder"),
+        (["pretrain", "--data", "moving-shapes", "--out", "/dev/null/x"], "/dev/null cannot be"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
@@ -56,6 +59,22 @@ def test_bad_input_is_one_line_and_exit_2(
     assert words in captured.err
     assert captured.err.startswith("m3video")
     assert list(tmp_path.iterdir()) == [], "something half-written was left"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_the_one_line_is_the_same_on_every_terminal(encoding: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "m3video", "pretrain", "--data=x", "--out=y", "--train.batch=0"],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "m3video pretrain: train.batch: Input should be greater than or equal to 1 (got 0); "
+        "see m3video pretrain --help\n"
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -121,3 +140,27 @@ def test_pretrain_probe_report_end_to_end(
     assert 0 <= result["linear"] <= 1
     assert main(["report", "run"]) == 0
     assert "probe" in (run / "report.html").read_text().lower()
+
+
+def test_a_path_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(arguments: list[str]) -> int:
+        (tmp_path / "nowhere" / "report.html").write_text("")
+        return 0
+
+    monkeypatch.setitem(VERBS, "report", report)
+    assert main(["report"]) == 2
+    expected = f"m3video report: {tmp_path}/nowhere/report.html: No such file or directory\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
+def test_ctrl_c_and_a_closed_pipe_are_no_tracebacks(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException], code: int
+) -> None:
+    def report(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setitem(VERBS, "report", report)
+    assert main(["report"]) == code

@@ -6,6 +6,7 @@ A user's mistake ends in one line on stderr and exit code 2, never in a tracebac
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import re
 import sys
@@ -18,13 +19,27 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from m3video.config import PretrainConfig, ProbeConfig, load_pretrain_config
-from m3video.errors import ConfigError, DivergedError, M3VideoError
+from m3video.errors import ConfigError, M3VideoError, RunFailedError
 from m3video.recipes import RECIPES, recipe_config
 
 T = TypeVar("T")
 
 DEFAULT_RECIPE = "mme"
 DEMO_STEPS = 1000
+USERS_FAULT = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+"""Errors of the file system that another path, permission or disk mends."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("", f"unknown verb {verb!r}: use one of {', '.join(VERBS)}")
     try:
         return VERBS[verb](rest)
-    except DivergedError as error:
+    except RunFailedError as error:
         _complain(verb, str(error))
         return 1
     except M3VideoError as error:
@@ -50,6 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except OSError as error:
+        if error.errno not in USERS_FAULT:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(verb, f"{where}{error.strerror}")
 
 
 def _complain(verb: str, message: str) -> int:
@@ -80,7 +100,7 @@ def _parse(function: Callable[..., T] | type[T], arguments: list[str], *, verb: 
 
 def _plain(box: str) -> str:
     """The sentence in an error box of tyro, without frames and hints."""
-    text = re.sub(r"[╭╰│╮╯─]+", " ", box)
+    text = re.sub(r"[╭╰│╮╯─]+|-{3,}", " ", box)  # a terminal without UTF-8 gets dashes
     text = re.split(r"For full helptext|Argument helptext", " ".join(text.split()))[0]
     text = re.sub(r"\d+ validation errors? for \w+", "", text)
     text = re.sub(r" \[type=.*?, input_value=(.*?), input_type=\w+\]", _got, text)
@@ -243,6 +263,8 @@ def _benchmark(arguments: list[str]) -> int:
 
     if path is not None and not path.parent.is_dir():
         raise ConfigError(f"--json {path}: there is no folder {path.parent}; make it first")
+    if path is not None and path.is_dir():
+        raise ConfigError(f"--json {path}: is a folder; give the name of a file to write")
     run, show = _benchmark_functions(kind)
     result = run(**settings)
     show(result)

@@ -2,7 +2,7 @@
 
 
 class M3VideoError(Exception):
-    """Base of the errors that are the input's fault; the command line shows them and exits 2."""
+    """Base of the errors that the command line shows as one line, with exit code 2."""
 
 
 class ConfigError(M3VideoError):
@@ -21,7 +21,11 @@ class CheckpointError(M3VideoError):
     """Weights or a run directory that cannot be used."""
 
 
-class DivergedError(M3VideoError):
+class RunFailedError(M3VideoError):
+    """A run that could not go on, though nothing is wrong with the input; exit code 1."""
+
+
+class DivergedError(RunFailedError):
     """Training stopped because the loss was not finite several steps in a row."""
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from m3video.errors import (
     ConfigError,
     DivergedError,
     ManifestError,
+    RunFailedError,
     TooManyUnreadableError,
     VideoError,
 )
@@ -90,6 +93,16 @@ def test_a_run_leaves_what_the_design_says(
     assert "step 6/6" in capsys.readouterr().err
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Workers leave torch fewer threads, and another number of threads adds up otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_same_config_same_run_whatever_the_workers(tmp_path: Path) -> None:
     runs = [pretrain(config_of(tmp_path / str(n), workers=n)) for n in (0, 2)]
     assert_same_run(runs[1], runs[0])
@@ -101,6 +114,8 @@ def test_metrics_every_few_steps(tmp_path: Path) -> None:
     every = read_metrics(pretrain(tiny_config(tmp_path / "every")))
     some = read_metrics(pretrain(tiny_config(tmp_path / "some", train={"log_every": 3})))
     assert without_times(some) == without_times([every[2], every[5]])
+    odd = read_metrics(pretrain(tiny_config(tmp_path / "odd", train={"log_every": 4})))
+    assert without_times(odd) == without_times([every[3], every[5]]), "the last is always logged"
 
 
 def test_real_files_and_a_broken_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -386,3 +401,32 @@ def test_init_starts_from_weights_and_at_step_one(
     capsys.readouterr()
     pretrain(tiny_config(tmp_path / "third", init=str(first), targets=pixel, train={"steps": 1}))
     assert "not there, so not loaded: heads.pixel" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: Trainer, clips: Any, number: int, rate: float) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(RunFailedError, match=r"step 1 needs more memory .*train.accumulate") as e:
+        pretrain(tiny_config(tmp_path / "run"))
+    assert "\n" not in str(e.value)
+
+
+def test_a_worker_that_is_killed_is_one_line_and_what_was_learnt_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def kill(self: Trainer, clips: Any, number: int, rate: float) -> Any:
+        if number == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        return step(self, clips, number, rate)
+
+    monkeypatch.setattr(Trainer, "step", kill)
+    with pytest.raises(RunFailedError, match=r"data worker ended.*fewer train.workers") as e:
+        pretrain(tiny_config(tmp_path / "run", train={"workers": 1, "steps": 50}))
+    assert "\n" not in str(e.value)
+    steps = read_metrics(tmp_path / "run")[-1]["step"]
+    assert (tmp_path / "run" / "last").readlink() == Path(f"checkpoints/step-{steps}")

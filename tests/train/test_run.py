@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import shlex
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,8 @@ def test_directory_that_is_not_empty_is_refused(tmp_path: Path) -> None:
         run.check_free()
     with pytest.raises(ConfigError, match=r"a file, not a directory; choose another --out"):
         RunDirectory(tmp_path / "run" / "notes.txt").check_free()
+    with pytest.raises(ConfigError, match=r"x/y: .*notes.txt cannot be written to; choose another"):
+        RunDirectory(tmp_path / "run" / "notes.txt" / "x" / "y").check_free()
 
 
 def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -99,6 +103,7 @@ def test_unreadable_survive_commas_and_quotes(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.read_unreadable() == {}
     reasons = {'a, "b".mp4': "no video, at all", "c\nd.mp4": "moov: 'ü'"}
+    reasons[os.fsdecode(b"caf\xe9.mp4")] = "a name that is not UTF-8"
     run.write_unreadable(reasons)
     assert run.read_unreadable() == reasons
 
@@ -132,3 +137,17 @@ def test_unknown_device_is_one_line() -> None:
     ) as e:
         choose_device("toaster")
     assert "\n" not in str(e.value)
+
+
+def test_a_directory_that_is_read_only_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write all
+    with pytest.raises(ConfigError, match=rf"{tmp_path} cannot be written to"):
+        RunDirectory(tmp_path / "run").check_free()
+
+
+def test_how_to_resume_can_be_pasted_in_a_shell(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "my run")
+    words = ["--config", str(tmp_path / "my run" / "config.yaml"), "--resume"]
+    assert shlex.split(run.resume_options) == words

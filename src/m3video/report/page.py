@@ -226,7 +226,7 @@ def warnings(run: Path, metrics: Metrics, steps: int | None) -> list[str]:
     if steps is not None and last < steps:
         return [
             f"Interrupted at step {last:,} of {steps:,}. Go on with: "
-            f"m3video pretrain --config {run / 'config.yaml'} --resume"
+            f"m3video pretrain {RunDirectory(run).resume_options}"
         ]
     if metrics.steps and not metrics.present("loss"):
         return ["No step had a finite loss."]

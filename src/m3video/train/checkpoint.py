@@ -102,7 +102,9 @@ def newest_checkpoint(folder: Path, last: Path) -> Path | None:
 
 def whole_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("step-*"), key=lambda place: int(place.name.removeprefix("step-")))
+    numbers = {place: place.name.removeprefix("step-") for place in folder.glob("step-*")}
+    places = [place for place, number in numbers.items() if number.isdecimal()]
+    return sorted(places, key=lambda place: int(numbers[place]))
 
 
 def load_init(model: nn.Module, path: Path) -> list[str]:

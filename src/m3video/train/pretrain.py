@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import torch
 from rich.console import Console
 
 from m3video.config import PretrainConfig
-from m3video.errors import DivergedError, TooManyUnreadableError, VideoError
+from m3video.errors import DivergedError, RunFailedError, TooManyUnreadableError, VideoError
 from m3video.model.checkpoint import save_encoder
 from m3video.train.checkpoint import (
     TrainState,
@@ -57,6 +58,7 @@ def pretrain(config: PretrainConfig) -> Path:
         ManifestError: no readable video in `data`, or a list that cannot be understood.
         CheckpointError: nothing to resume, or `init` holds no weights that fit.
         DivergedError: the loss was not finite several steps in a row.
+        RunFailedError: out of memory.
         TooManyUnreadableError: more videos could not be read than `train.max_unreadable`.
         KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
     """
@@ -109,7 +111,8 @@ def _cores_shared(device: torch.device, workers: int) -> Iterator[None]:
     """On a CPU, leave a core to each data worker: more threads than cores wait for each other."""
     threads = torch.get_num_threads()
     if device.type == "cpu":
-        torch.set_num_threads(min(threads, max(1, (os.cpu_count() or 1) - workers)))
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        torch.set_num_threads(min(threads, max(1, cores - workers)))
     try:
         yield
     finally:
@@ -117,12 +120,24 @@ def _cores_shared(device: torch.device, workers: int) -> Iterator[None]:
 
 
 def _next(batches: Iterator[Clips]) -> Clips:
-    """The next batch; the error of a data worker comes without the worker's traceback."""
+    """The next batch; the error of a data worker comes without the worker's traceback.
+
+    Raises:
+        VideoError: a clip and those that could take its place cannot be read.
+        RunFailedError: a worker was killed.
+    """
     try:
         return next(batches)
     except VideoError as error:
         message = str(error).strip().splitlines()[-1]
         raise VideoError(message.removeprefix("m3video.errors.VideoError: ")) from error
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise RunFailedError(
+            f"a data worker ended, for want of memory most likely ({error}): use fewer "
+            "train.workers or a smaller train.batch"
+        ) from error
 
 
 class _Run:
@@ -192,9 +207,10 @@ class _Run:
                 clips = self._next_or_save(batches, display)
                 waited = time.perf_counter() - begin
                 rate = self.schedule(state.step + 1)
-                result = self.trainer.step(clips, state.step + 1, rate)
+                result = self._step(clips, rate)
                 self._count(result, time.perf_counter() - begin, waited)
-                if state.step % config.log_every == 0 or not result.finite:
+                logged = state.step % config.log_every == 0 or state.step == self.steps
+                if logged or not result.finite:
                     log.write(self._metrics(result, rate))
                 display.update(state.step, result.losses, self._clips_per_second, self.clock)
                 self._stop_if_diverged(result, display)
@@ -205,16 +221,26 @@ class _Run:
                 if interrupt.requested and state.step < self.steps:
                     display.say(
                         f"interrupted: saved after step {state.step} of {self.steps}; go on with: "
-                        f"m3video pretrain --config {self.run.config} --resume"
+                        f"m3video pretrain {self.run.resume_options}"
                     )
                     raise KeyboardInterrupt
+
+    def _step(self, clips: Clips, rate: float) -> StepResult:
+        number = self.state.step + 1
+        try:
+            return self.trainer.step(clips, number, rate)
+        except torch.OutOfMemoryError as error:
+            raise RunFailedError(
+                f"step {number} needs more memory than {self.trainer.device} has: use a larger "
+                "train.accumulate, or a smaller train.batch, clip.size or model.size"
+            ) from error
 
     def _next_or_save(self, batches: Iterator[Clips], display: Display) -> Clips:
         """The next batch; when the data fails, what was learnt so far is kept."""
         try:
             clips = _next(batches)
             self._note_unreadable(clips, display)
-        except (VideoError, TooManyUnreadableError):
+        except (VideoError, TooManyUnreadableError, RunFailedError):
             if self.state.step:
                 self.save()
             raise
@@ -262,8 +288,8 @@ class _Run:
             kept = f"{place} is kept" if place else "there is no checkpoint yet"
             raise DivergedError(
                 f"loss or gradient was not finite {state.bad_in_a_row} steps in a row, up to step "
-                f"{state.step}; {kept}; try a lower train.lr, train.clip_grad, or train.precision "
-                "fp32"
+                f"{state.step}; {kept}; try a new run (from it with --init) with a lower train.lr, "
+                "train.clip_grad, or train.precision fp32"
             )
 
     def _check_unreadable(self, clips: Clips) -> dict[str, str]:

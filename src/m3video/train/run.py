@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from m3video.config import PretrainConfig, load_pretrain_config, save_config
 from m3video.errors import CheckpointError, ConfigError
-from m3video.model.checkpoint import write_json, write_whole
+from m3video.model.checkpoint import write_json, write_whole, written_whole
 from m3video.train.environment import describe_environment
 from m3video.video.manifest import Manifest, write_manifest
 
@@ -40,7 +41,10 @@ MAY_DIFFER = frozenset(
         "train.max_unreadable",
     }
 )
-"""Settings that do not change what is computed, so a resumed run may change them."""
+"""Settings that do not change what is computed, so a resumed run may change them.
+
+Another device rounds otherwise, and so do other workers where they leave torch other threads.
+"""
 
 Metrics = dict[str, float | int | None]
 
@@ -60,11 +64,16 @@ class RunDirectory:
         self.last = path / "last"
         self.model = path / "model"
 
+    @property
+    def resume_options(self) -> str:
+        """What to give `m3video pretrain` to go on with this run."""
+        return f"--config {shlex.quote(str(self.config))} --resume"
+
     def check_free(self) -> None:
         """Refuse a path that holds something already.
 
         Raises:
-            ConfigError: a file, or a directory that is not empty.
+            ConfigError: a file, a directory that is not empty, or one that cannot be written to.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self.path}: a file, not a directory; choose another --out")
@@ -75,6 +84,11 @@ class RunDirectory:
             )
         if self.path.exists() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path}: not empty; choose another --out, or empty it first")
+        above = next(
+            place for place in (self.path, *self.path.absolute().parents) if place.exists()
+        )
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise ConfigError(f"{self.path}: {above} cannot be written to; choose another --out")
 
     def check_resume(self, config: PretrainConfig) -> None:
         """Refuse to resume where there is no run, or with settings that would make it another one.
@@ -93,7 +107,7 @@ class RunDirectory:
             if name not in MAY_DIFFER and value != before[name]:
                 raise ConfigError(
                     f"--resume: {name} is {value!r}, the run in {self.path} has {before[name]!r}; "
-                    f"resume with `--config {self.config} --resume`, or start a new run with --init"
+                    f"resume with `{self.resume_options}`, or start a new run with --init"
                 )
 
     def create(self, config: PretrainConfig, manifest: Manifest | None, device: str) -> None:
@@ -107,9 +121,8 @@ class RunDirectory:
 
     def write_config(self, config: PretrainConfig) -> None:
         """Write config.yaml, whole, as it is given back with --config."""
-        aside = self.path / ".config.yaml.tmp"
-        save_config(config.model_copy(update={"resume": False}), aside)
-        aside.replace(self.config)
+        with written_whole(self.config) as aside:
+            save_config(config.model_copy(update={"resume": False}), aside)
 
     def note_resumption(self, config: PretrainConfig, step: int, device: str) -> None:
         """Write down that a run goes on, where, and with which of the settings that may differ."""
@@ -123,7 +136,7 @@ class RunDirectory:
         """Path → reason, as `write_unreadable` wrote it; empty when there is no file."""
         if not self.unreadable.exists():
             return {}
-        with self.unreadable.open(newline="") as file:
+        with self.unreadable.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
     def write_unreadable(self, reasons: Mapping[str, str]) -> None:
@@ -132,7 +145,7 @@ class RunDirectory:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("path", "reason"))
         writer.writerows(sorted(reasons.items()))
-        write_whole(self.unreadable, text.getvalue().encode())
+        write_whole(self.unreadable, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
