@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from m3video.config import (
     ClipConfig,
     PretrainConfig,
+    ProbeConfig,
     TargetsConfig,
     load_pretrain_config,
     one_line,
@@ -60,6 +61,10 @@ def test_tokens_of_a_non_square_clip() -> None:
         ({"augment": {"scales": ()}}, "must be one or more numbers"),
         ({"mask": {"ratio": 1.0}}, "less than 1"),
         ({"model": {"decoder_heads": 5}}, "decoder_width 192 is not a multiple"),
+        ({"model": {"decoder_depth": 0}}, "greater than or equal to 1"),
+        ({"train": {"betas": (0.9, 1.0)}}, "less than 1"),
+        ({"train": {"epochs": float("inf")}}, "finite"),
+        ({"train": {"seed": 2**70}}, "less than"),
         ({"train": {"batch": 5, "accumulate": 2}}, "batch 5 is not a multiple of accumulate 2"),
     ],
 )
@@ -76,3 +81,12 @@ def test_only_motion_targets_need_trajectories() -> None:
     moving = TargetsConfig.model_validate({"pixel": {"weight": 1}, "trajectory_hog": {"weight": 1}})
     assert (still.needs_motion, moving.needs_motion) == (False, True)
     assert list(moving.active) == ["pixel", "trajectory_hog"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lr", ()), ("lr", (0.0,)), ("weight_decay", ()), ("weight_decay", (-0.1,))],
+)
+def test_the_grid_of_the_probe_holds_what_can_be_tried(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        ProbeConfig.model_validate({"init": "x", "data": "y", field: value})

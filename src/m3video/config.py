@@ -7,18 +7,21 @@ as `config.yaml` in the run directory and can be given back with `--config`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.types import NonNegativeFloat, PositiveFloat
 
 from m3video.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of all configs: immutable, unknown keys refused."""
+    """Base of all configs: immutable, unknown keys and infinite numbers refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ClipConfig(Config):
@@ -100,6 +103,7 @@ class MotionConfig(Config):
 
 HeadKind = Literal["linear", "mlp"]
 Activation = Literal["none", "sigmoid", "tanh"]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TargetConfig(Config):
@@ -151,7 +155,7 @@ class TrajectoryConfig(TargetConfig):
     clamp: float = Field(20.0, gt=0)
     """Displacements per step are clamped to ± this many pixels first."""
     scale: float = Field(20.0, gt=0)
-    """The pixels that become 1, for `none` and before `patch-std`."""
+    """The pixels that become 1, for `none`; the others divide by what they measure."""
     floor: float = Field(0.1, gt=0)
     """Motion below this many pixels is noise: deviations and lengths are not taken as smaller."""
 
@@ -194,8 +198,8 @@ class ModelConfig(Config):
     """Encoder: nano (width 128, 4 blocks, for CPUs) or ViT-Ti/S/B/L/H."""
     decoder_width: int = Field(192, ge=8)
     """Width of the decoder."""
-    decoder_depth: int = Field(1, ge=0)
-    """Blocks of the decoder."""
+    decoder_depth: int = Field(1, ge=1)
+    """Blocks of the decoder; without one, hidden tokens would learn nothing of visible ones."""
     decoder_heads: int = Field(3, ge=1)
     """Attention heads of the decoder."""
     decoders: Literal["shared", "per-target"] = "shared"
@@ -230,7 +234,7 @@ class TrainConfig(Config):
     """Learning rate at the end of the cosine, not scaled; at most the peak."""
     weight_decay: float = Field(0.05, ge=0)
     """Decoupled decay of all matrices (not of biases, norms and the mask token)."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     """AdamW's β."""
     clip_grad: float | None = Field(None, gt=0)
     """Largest norm of the gradient."""
@@ -240,7 +244,7 @@ class TrainConfig(Config):
     """Run the model through torch.compile."""
     device: str = "auto"
     """auto, cpu, cuda, or any torch device."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Of everything that is drawn."""
     workers: int = Field(4, ge=0)
     """Data worker processes; 0 loads in the training process."""
@@ -253,7 +257,7 @@ class TrainConfig(Config):
     max_bad_steps: int = Field(5, ge=1)
     """Stop after this many steps in a row whose loss is not finite."""
     max_unreadable: float = Field(0.1, ge=0, le=1)
-    """Stop when more than this share of the videos could not be read."""
+    """Stop when more than this share of the videos could not be read while training."""
 
     @model_validator(mode="after")
     def _batch_splits(self) -> Self:
@@ -337,9 +341,9 @@ class ProbeConfig(Config):
     """Parts of the cross-validation; not used when the manifest has a column `split`."""
     segments: int = Field(2, ge=1)
     """Clips a video, evenly spaced; their features are averaged."""
-    lr: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01)
+    lr: tuple[PositiveFloat, ...] = Field((0.3, 0.1, 0.03, 0.01), min_length=1)
     """Learning rates of the linear probe, all in one pass."""
-    weight_decay: tuple[float, ...] = (0.0, 1e-3, 1e-2)
+    weight_decay: tuple[NonNegativeFloat, ...] = Field((0.0, 1e-3, 1e-2), min_length=1)
     """Weight decays of the linear probe, all in one pass."""
     epochs: int = Field(100, ge=1)
     """Passes of the linear probe over the features."""
@@ -351,7 +355,7 @@ class ProbeConfig(Config):
     """Data worker processes."""
     device: str = "auto"
     """auto, cpu, cuda, or any torch device."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Of the folds, the batches and the fresh weights."""
     train_clips: int = Field(1200, ge=1)
     """Training clips of `moving-shapes`."""
@@ -383,14 +387,12 @@ def load_pretrain_config(path: Path) -> PretrainConfig:
         ConfigError: not YAML, unknown keys, or values that are not allowed.
     """
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as a YAML config: {reason}") from error
     if not isinstance(data, dict):
-        raise ConfigError(
-            f"{path}: a config is a mapping of names to values; see config.yaml of a run"
-        )
+        raise ConfigError(f"{path}: not a mapping of names to values, as a run's config.yaml is")
     try:
         return PretrainConfig.model_validate(data)
     except ValidationError as error:
