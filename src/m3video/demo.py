@@ -38,7 +38,8 @@ def demo(*, out: Path, steps: int, workers: int) -> dict[str, Any]:
 
     Returns:
         What demo.json holds: chance, untrained, pixel, motion (linear-probe accuracies, 0 to 1),
-        the same by nearest neighbours under `knn`, steps, and seconds in all.
+        the same by nearest neighbours under `knn`, steps, and seconds (of this call: less where an
+        interrupted demo went on).
 
     Raises:
         ConfigError: `out` holds a finished demo.
@@ -49,7 +50,10 @@ def demo(*, out: Path, steps: int, workers: int) -> dict[str, Any]:
     begin = time.monotonic()
     for number, (name, recipe) in enumerate(RUNS.items(), start=1):
         console.print(f"[bold]{number}/3[/] pre-training with {name} targets (recipe {recipe})")
-        changes = {"train": {"steps": steps, "workers": workers}, "resume": (out / name).exists()}
+        changes = {
+            "train": {"steps": steps, "workers": workers},
+            "resume": (out / name / "config.yaml").exists(),
+        }
         pretrain(recipe_config(recipe, data="moving-shapes", out=out / name, changes=changes))
     console.print("[bold]3/3[/] probing frozen features on motion classes, and writing the report")
     motion = _probe(out / "motion", workers=workers)

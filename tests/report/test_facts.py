@@ -70,14 +70,14 @@ def test_unreadable_videos_are_read(tmp_path: Path) -> None:
 
 def test_planned_steps_come_from_config_or_manifest(tmp_path: Path) -> None:
     shapes = recipe_config("mme-tiny", data="moving-shapes", out=tmp_path)
-    assert planned_steps(tmp_path, shapes) == 30 * (3000 // 32)
+    assert planned_steps(tmp_path, shapes) == 30 * (3000 // shapes.train.batch)
     videos = recipe_config(
         "mme-tiny", data="videos", out=tmp_path, changes={"train": {"epochs": 2}}
     )
     assert planned_steps(tmp_path, videos) is None
     lines = ["path,frames"] + [f"{index}.mp4,9" for index in range(70)]
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
-    assert planned_steps(tmp_path, videos) == 2 * (70 // 32)
+    assert planned_steps(tmp_path, videos) == 2 * (70 // videos.train.batch)
 
 
 def test_summary_names_what_was_trained(tmp_path: Path) -> None:
