@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,13 @@ from m3video.config import TrajectoryConfig
 from m3video.motion.trajectory import Tracks
 from m3video.targets import ClipView, build_targets
 from m3video.targets.trajectory import normalise_displacements
+from m3video.train.prepare import Finish, Prepare
+from m3video.video import augment
+from m3video.video.loader import VideoClips, make_loader
+from m3video.video.manifest import load_manifest
+from m3video.video.reader import VideoReader
 from m3video.video.sampling import plan_clip, span_rows
+from tests.motion.textures import panned
 from tests.targets.clips import moving_view, settings, view_of
 
 
@@ -83,6 +91,54 @@ def test_flipped_and_reversed_clips_have_mirrored_and_reversed_targets(normalise
         rows = torch.arange(start, start + 4)
         windows[:, rows] = view.frames[:, rows.flip(0)]
     assert torch.allclose(mean(windows), -forward, atol=0.2 * float(size))
+
+
+@pytest.mark.parametrize("where", ["worker", "step"])
+def test_files_that_are_shrunk_and_mirrored_have_targets_that_are(
+    where: str, tmp_path: Path
+) -> None:
+    """Traps 6 and 10, from a file to the batch: a texture goes 4 right and 2 down a frame.
+
+    The crop is the whole frame at half the size, and about half of the clips are mirrored.
+    """
+    with av.open(str(tmp_path / "pan.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "bgr0"
+        for image in panned(16, 64, 96, (4.0, 2.0)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image.numpy(), "rgb24")))
+        container.mux(stream.encode(None))
+    config = settings(
+        targets=target_of(scale=1.0),
+        motion={"length": 3, "where": where},
+        augment={"scales": (1.0,), "flip": True},
+    )
+    plan = plan_clip(config.clip, 3)
+    manifest = load_manifest(tmp_path, decode=False)
+    source = VideoClips(manifest, clip=config.clip, plan=plan, augment=config.augment)
+    loader = make_loader(
+        source,
+        batch=8,
+        seed=0,
+        first_step=0,
+        last_step=1,
+        workers=0,
+        prepare=Prepare(config, plan),
+    )
+    (clips,) = loader
+    batch = Finish(config, plan)(clips)
+    with VideoReader(tmp_path / "pan.mkv") as reader:
+        whole = augment.Crop((0, 0, 64, 96), (32, 48))(reader.frames(range(len(reader))))
+    seen = set()
+    for clip, values in zip(batch.clip, batch.targets["trajectory"].values, strict=True):
+        first = clip[:, 0]
+        shown = [augment.normalise(torch.from_numpy(frame)[None])[:, 0] for frame in whole]
+        mirrored = not any(torch.allclose(first, frame, atol=1e-5) for frame in shown)
+        assert not mirrored or any(torch.allclose(first.flip(2), f, atol=1e-5) for f in shown)
+        seen.add(mirrored)
+        inner = values.reshape(2, 2, 3, 2, 2, 3, 2)[:, :, 1]
+        moved = inner.flatten(0, -2).median(dim=0).values
+        assert moved.tolist() == pytest.approx([-2.0 if mirrored else 2.0, 1.0], abs=0.2)
+    assert seen == {True, False}
 
 
 def test_clamp_comes_first() -> None:

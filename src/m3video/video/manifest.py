@@ -262,7 +262,7 @@ def _read_list(source: Path, lines: Iterable[str]) -> Iterator[_Entry]:
         if match is None:
             raise ManifestError(
                 f"{source}, line {number}: {text[:200]!r} is not a path and a label, separated by "
-                "a space, comma or tab; or begin the file with a CSV header that has a column `path`"
+                "a space, comma or tab; or begin the file with a CSV header with a column `path`"
             )
         yield _Entry(source.parent / match["path"], match["label"])
 
