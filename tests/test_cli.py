@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from m3video.cli import BENCHMARKS, VERBS, main
+from m3video.config import PretrainConfig
+from m3video.train.run import RunDirectory
+from tests.train.tiny import tiny_config
 
 
 @pytest.mark.parametrize(
@@ -164,3 +167,31 @@ def test_ctrl_c_and_a_closed_pipe_are_no_tracebacks(
 
     monkeypatch.setitem(VERBS, "report", report)
     assert main(["report"]) == code
+
+
+def test_resume_needs_the_directory_alone_also_when_it_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(Path("first"))
+    run.create(tiny_config(run.path), None, "cpu")
+    asked: list[PretrainConfig] = []
+
+    def stop(config: PretrainConfig) -> None:
+        asked.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("m3video.train.pretrain.pretrain", stop)
+    assert main(["pretrain", "--resume", "--out", "first"]) == 130
+    run.path.rename("second")
+    assert main(["pretrain", "--resume", "--config", "second/config.yaml"]) == 130
+    assert main(["pretrain", "--config=second/config.yaml", "--resume", "--train.workers=3"]) == 130
+    assert asked == [
+        tiny_config(Path("first"), resume=True),
+        tiny_config(Path("second"), resume=True),
+        tiny_config(Path("second"), resume=True, train={"workers": 3}),
+    ]
+    assert main(["pretrain", "--config", "second/config.yaml", "--out", "third"]) == 130
+    assert asked[-1] == tiny_config(Path("third"))
+    assert main(["pretrain", "--resume", "--out", "nowhere"]) == 2
+    assert "--data" in capsys.readouterr().err

@@ -128,12 +128,24 @@ def _option(arguments: list[str], name: str) -> str | None:
 
 
 def _pretrain_defaults(arguments: list[str]) -> PretrainConfig:
-    """The config of `--config` or `--recipe`; what has no default is left for tyro to ask for."""
+    """The config of `--config` or `--recipe`; what has no default is left for tyro to ask for.
+
+    With `--resume`, a run directory is described by its own config.yaml: that of `--out` where
+    neither is given; and a config.yaml that lies in a run directory means that directory, which
+    may have been moved since.
+    """
     recipe, path = _option(arguments, "recipe"), _option(arguments, "config")
     if recipe is not None and path is not None:
         raise ConfigError("--recipe and --config both give the defaults: use one of them")
+    resume, out = "--resume" in arguments, _option(arguments, "out")
+    if resume and recipe is None and path is None and out is not None:
+        inside = Path(out, "config.yaml")
+        path = str(inside) if inside.is_file() else None
     if path is not None:
-        return load_pretrain_config(Path(path))
+        config = load_pretrain_config(Path(path))
+        if resume and Path(path).with_name("environment.json").is_file():
+            config = config.model_copy(update={"out": Path(path).parent})
+        return config
     config = recipe_config(recipe or DEFAULT_RECIPE, data="", out=Path())
     return config.model_copy(update={"data": tyro.MISSING, "out": tyro.MISSING})
 

@@ -262,9 +262,11 @@ def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(
     train = {"max_bad_steps": 3, "checkpoint_every": 2, "steps": 20}
     poison(monkeypatch, range(4, 21))
     with pytest.raises(
-        DivergedError, match=r"3 steps in a row, up to step 6; .*step-4 is kept; try"
+        DivergedError, match=r"3 steps in a row, up to step 6; .*step-2 is kept; try"
     ):
         pretrain(tiny_config(tmp_path / "run", train=train))
+    # Step 3 may have spoilt the weights that step 4 found no finite loss with.
+    assert (tmp_path / "run" / "last").readlink() == Path("checkpoints/step-2")
     weights = load_file(tmp_path / "run" / "last" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
     assert [line["bad_steps"] for line in read_metrics(tmp_path / "run")] == [0, 0, 0, 1, 2, 3]
@@ -278,6 +280,9 @@ def test_bad_steps_that_are_not_in_a_row_go_on(
     monkeypatch.setattr(Poisoned, "__call__", _every_other(Poisoned.__call__))
     lines = read_metrics(pretrain(tiny_config(tmp_path / "run", train=train)))
     assert lines[-1]["bad_steps"] == 4
+    # Due after step 4, a bad one, and written after step 5.
+    places = sorted(place.name for place in (tmp_path / "run" / "checkpoints").iterdir())
+    assert places == ["step-5", "step-8"]
 
 
 def _every_other(call: Any) -> Any:

@@ -74,7 +74,8 @@ def pretrain(config: PretrainConfig) -> Path:
     if config.init is not None and not config.resume:
         kept = load_init(trainer.model, config.init)
         if kept:
-            _say(console, f"--init {config.init}: not there, so not loaded: {', '.join(kept)}")
+            parts = sorted({".".join(name.split(".")[:2]) for name in kept})
+            _say(console, f"--init {config.init}: not there, so not loaded: {', '.join(parts)}")
     source, manifest = _open_data(config, plan, run, console)
     with _cores_shared(device, config.train.workers):
         return _Run(config, run, trainer, source, manifest, console).go(plan)
@@ -200,7 +201,7 @@ class _Run:
 
     def _loop(self, batches: Iterator[Clips], interrupt: Interrupt) -> None:
         config, state = self.config.train, self.state
-        display = Display(self.console, self.steps, state.step)
+        display, due = Display(self.console, self.steps, state.step), False
         with MetricsLog(self.run, state.step) as log, display:
             while state.step < self.steps:
                 begin = time.perf_counter()
@@ -214,10 +215,12 @@ class _Run:
                     log.write(self._metrics(result, rate))
                 display.update(state.step, result.losses, self._clips_per_second, self.clock)
                 self._stop_if_diverged(result, display)
-                done = state.step == self.steps or interrupt.requested
-                if done or state.step % config.checkpoint_every == 0:
+                due = due or state.step % config.checkpoint_every == 0
+                # Weights that the next loss is not finite with must not take a good one's place.
+                if state.step == self.steps or interrupt.requested or (due and result.finite):
                     log.sync()
                     self.save()
+                    due = False
                 if interrupt.requested and state.step < self.steps:
                     display.say(
                         f"interrupted: saved after step {state.step} of {self.steps}; go on with: "
