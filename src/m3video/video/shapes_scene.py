@@ -22,14 +22,14 @@ _MISSING = 0.3  # share of the distractors that are left out
 
 
 class ExactTracks(NamedTuple):
-    """Where points go. The fields mean what those of `m3video.motion.trajectory.Tracks` do."""
+    """Where points go: as `m3video.motion.trajectory.Tracks`, but a point may be seen again."""
 
     points: Tensor
     """float32 [..., L + 1, 2] (x, y) in pixels; also where a point cannot be seen."""
     displacements: Tensor
     """float32 [..., L, 2] next − current."""
     visible: Tensor
-    """bool [..., L + 1]: in the frame, and no nearer layer covers it."""
+    """bool [..., L + 1]: in the frame, and no nearer layer covers it, in that frame."""
 
 
 @dataclass(frozen=True)
