@@ -121,3 +121,10 @@ def test_parameters_without_state_start_anew() -> None:
     load_state_by_name(model, optimizer, state_by_name(model, optimizer))
     assert not optimizer.state
     assert math.isfinite(optimizer.param_groups[0]["lr"])
+
+
+def test_the_optimizer_is_as_configured() -> None:
+    config = TrainConfig(betas=(0.7, 0.8), weight_decay=0.3)
+    decayed, others = make_optimizer(nn.Linear(3, 2), config).param_groups
+    assert decayed["betas"] == others["betas"] == (0.7, 0.8)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)

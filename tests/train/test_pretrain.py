@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from m3video.config import PretrainConfig, load_pretrain_config, save_config
+from m3video.config import AugmentConfig, PretrainConfig, load_pretrain_config, save_config
 from m3video.errors import (
     ConfigError,
     DivergedError,
@@ -435,3 +435,23 @@ def test_a_worker_that_is_killed_is_one_line_and_what_was_learnt_is_kept(
     assert "\n" not in str(e.value)
     steps = read_metrics(tmp_path / "run")[-1]["step"]
     assert (tmp_path / "run" / "last").readlink() == Path(f"checkpoints/step-{steps}")
+
+
+def test_settings_reach_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def record(*arguments: Any, **settings: Any) -> Any:
+        asked.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("m3video.train.pretrain.MovingShapes", record)
+    monkeypatch.setattr("m3video.train.pretrain.VideoClips", record)
+    make_videos(tmp_path / "videos", 1)
+    augment = {"scales": (1.0, 0.5), "flip": True}
+    shapes = tiny_config(tmp_path / "a", shapes={"clips": 5, "texture": "photo"})
+    videos = tiny_config(tmp_path / "b", data=str(tmp_path / "videos"), augment=augment)
+    for config in (shapes, videos):
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config)
+    assert (asked[0]["clips"], asked[0]["texture"]) == (5, "photo")
+    assert asked[1]["augment"] == AugmentConfig(scales=(1.0, 0.5), flip=True)

@@ -21,6 +21,7 @@ from m3video.train.probe import (
     evaluate_features,
     fit_linear,
     folds,
+    linear_probe,
     nearest_neighbours,
     probe,
 )
@@ -227,7 +228,85 @@ def test_a_video_that_breaks_after_the_scan_is_listed_once(labelled: Path) -> No
     source = VideoClips(manifest, clip=CLIP, plan=plan_clip(CLIP, 0), augment=None, segments=3)
     manifest.videos[1].path.write_bytes(b"not a video")
     features = extract_features(
-        small_encoder(), source, clip=CLIP, segments=3, batch=4, device=torch.device("cpu")
+        small_encoder(), source, clip=CLIP, segments=3, batch=8, device=torch.device("cpu")
     )
     assert [path for path, _ in features.unreadable] == [str(manifest.videos[1].path)]
     assert features.videos.tolist() == [0, 2, 3, 4, 5, 6]
+
+
+def test_k_is_how_many_neighbours_vote() -> None:
+    values, labels = clouds(60, 3, 1.0)
+    features = Features(values, labels, torch.arange(60), [])
+    splits = folds(labels, None, 5, seed=0)
+    for k in (1, 48):
+        result = evaluate_features(features, splits, classes=3, config=config(neighbours=k))
+        hits = 0
+        for train, test in splits:
+            spread = (values - values[train].mean(0)) / values[train].std(0)
+            votes = nearest_neighbours(spread[train], labels[train], spread[test], classes=3, k=k)
+            hits += int((votes == labels[test]).sum())
+        assert result["knn"] == pytest.approx(hits / 60, abs=0.02), k
+
+
+def test_features_are_standardised_by_the_training_videos_alone() -> None:
+    """A test video far away changes nothing of what is said of the others."""
+    values, labels = clouds(80, 2, 1.0)
+    train, test = torch.arange(60), torch.arange(60, 80)
+    far = values.clone()
+    far[-1] = 1e4
+    hits = []
+    for these in (values, far):
+        features = Features(these, labels, torch.arange(80), [])
+        result = evaluate_features(features, [(train, test)], classes=2, config=config())
+        hits.append(round(20 * result["linear"]))
+    assert abs(hits[0] - hits[1]) <= 1
+    assert hits[0] >= 16
+
+
+def test_settings_reach_the_features(
+    tmp_path: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def extract(encoder: object, source: VideoClips | MovingShapes, **settings: object) -> Features:
+        asked.append({**settings, "source": source})
+        count = len(source) // int(str(settings.get("segments", 1)))
+        return Features(torch.randn(count, 4), torch.arange(count) % 2, torch.arange(count), [])
+
+    monkeypatch.setattr("m3video.train.probe.extract_features", extract)
+    settings = {"init": tmp_path / "model", "batch": 3, "workers": 1, "epochs": 1}
+    probe(config(**settings, data="moving-shapes", texture="photo", train_clips=9, test_clips=5))
+    probe(config(**settings, data=str(labelled), segments=3))
+    shapes = [entry["source"] for entry in asked[:2]]
+    assert [(source.clips, source.texture) for source in shapes] == [(9, "photo"), (5, "photo")]
+    numbers = [range(source.offset, source.offset + source.clips) for source in shapes]
+    assert not set(numbers[0]) & set(numbers[1])
+    assert len(asked[2]["source"]) == 3 * 7
+    assert all((entry["batch"], entry["workers"]) == (3, 1) for entry in asked)
+
+
+def test_the_grid_is_chosen_from_on_videos_that_it_was_not_fitted_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One member knows by heart what it was fitted to; the other is right about all else."""
+    values, labels = torch.eye(20), torch.arange(20) % 2
+    fitted: list[int] = []
+
+    def fit(
+        rows: torch.Tensor, given: torch.Tensor, grid: list[LinearChoice], **_: object
+    ) -> list[torch.nn.Linear]:
+        fitted.append(len(rows))
+        known = rows.sum(0) > 0
+        heads = []
+        for point in grid:
+            head = torch.nn.Linear(20, 2, bias=False).requires_grad_(False)
+            right = known if point.lr == 0.3 else ~known
+            head.weight.copy_(torch.nn.functional.one_hot(torch.where(right, labels, 1 - labels)).T)
+            heads.append(head)
+        return heads
+
+    monkeypatch.setattr("m3video.train.probe.fit_linear", fit)
+    grid = config(lr=(0.3, 0.1), weight_decay=(0.0,))
+    choice, _ = linear_probe(values, labels, values, classes=2, config=grid)
+    assert choice == LinearChoice(0.1, 0.0)
+    assert fitted == [16, 20], "the chosen one is fitted again to all"
