@@ -82,6 +82,28 @@ def test_seed_errors_are_distances_from_the_exact_tracks(monkeypatch: pytest.Mon
         assert error == pytest.approx(result["seed_motion"])
 
 
+def test_shares_are_of_the_step_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("tracks", *MAKERS, *FLOW_NAMES)
+    cost = {name: [0.5, 0.5, 0.5] for name in names}
+    cost |= {"step": [2.0, 4.0, 4.0], "mme": [0.2, 0.2, 0.2], "trajectory_hog": [0.1, 0.1, 0.4]}
+    monkeypatch.setattr(motion, "_cost", lambda config, repeats: cost)
+    result = benchmark_motion(None, **SMALL)
+    assert result["targets_share_of_step"] == pytest.approx(0.05)
+    assert result["hog_share_of_step"] == pytest.approx(0.05)
+    assert result["targets"]["hog"]["share_of_step"] == pytest.approx(0.125)
+    assert result["targets"]["trajectory_hog"]["seconds"] == pytest.approx(0.1)
+    assert result["step_seconds"] == 4.0
+
+
+def test_end_point_errors_are_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An estimator that is wrong by (3, 4) everywhere is wrong by 5."""
+    write_pair(tmp_path, "pair", (2.0, -1.0))
+    wrong = torch.tensor([2.0 + 3, -1.0 + 4])[None, :, None, None].expand(1, 2, 64, 96)
+    monkeypatch.setattr(motion, "make_flow", lambda name: lambda first, second: wrong)
+    errors = motion._end_point_errors("dis-fast", motion._read_pairs(tmp_path))
+    assert errors == {"all": {"pair": pytest.approx(5)}, "seeds": {"pair": pytest.approx(5)}}
+
+
 def test_without_pairs_the_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads(), cv2.getNumThreads()
     result = benchmark_motion(None, **SMALL)

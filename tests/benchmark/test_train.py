@@ -38,6 +38,15 @@ def test_who_goes_first_alternates_and_the_first_turn_is_not_counted() -> None:
     assert sorted(order) == ["ours"] * 3 + ["transformers"] * 3
 
 
+def test_the_ratio_is_our_time_over_theirs_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"ours": [1.0, 1.5, 4.0], "transformers": [2.0, 2.0, 5.0]}
+    monkeypatch.setattr(train, "_take_turns", lambda steps, repeats, device: seconds)
+    result = train.benchmark_train("nano", batch=3, frame_size=(32, 48))
+    assert result["ratio_to_transformers"] == 0.75
+    assert result["ours"]["seconds"] == 1.5
+    assert result["transformers"]["clips_per_second"] == 1.5
+
+
 def test_models_that_differ_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     convert = train.convert.transformers_autoencoder
 
