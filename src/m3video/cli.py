@@ -299,6 +299,7 @@ def _benchmark_motion(
     beside = Path("../shared/data/flow")
     if flow is None and beside.is_dir():
         flow = beside
+        print(f"pairs with known flow: {beside}", file=sys.stderr)
     return {"flow": flow, "repeats": repeats, "json": json}
 
 

@@ -32,7 +32,8 @@ from m3video.errors import (
 from m3video.model.checkpoint import load_encoder
 from m3video.targets.base import ClipView, Target, TargetMaker
 from m3video.train import prepare
-from m3video.train.pretrain import pretrain
+from m3video.train.pretrain import _cores_shared, pretrain
+from m3video.train.run import RunDirectory
 from m3video.train.step import Trainer
 from m3video.video.manifest import load_manifest, write_manifest
 from tests.train.test_resume import ROOT, assert_same_run, config_of, environment
@@ -455,3 +456,17 @@ def test_settings_reach_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             pretrain(config)
     assert (asked[0]["clips"], asked[0]["texture"]) == (5, "photo")
     assert asked[1]["augment"] == AugmentConfig(scales=(1.0, 0.5), flip=True)
+
+
+def test_a_resumed_run_keeps_the_number_of_threads_it_began_with(tmp_path: Path) -> None:
+    """Other threads add up in another order: the last bits of a resumed run would differ."""
+    run = RunDirectory(tmp_path)
+    assert run.threads() is None
+    (tmp_path / "environment.json").write_text('{"torch_threads": 3}')
+    assert run.threads() == 3
+    outside = torch.get_num_threads()
+    with _cores_shared(torch.device("cpu"), 1, run.threads()):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == outside
+    with _cores_shared(torch.device("cpu"), 1000, None):
+        assert torch.get_num_threads() == 1

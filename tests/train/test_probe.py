@@ -18,6 +18,7 @@ from m3video.model.vit import VisionTransformer
 from m3video.train.features import Features, extract_features
 from m3video.train.probe import (
     LinearChoice,
+    _hold_out,
     evaluate_features,
     fit_linear,
     folds,
@@ -310,3 +311,13 @@ def test_the_grid_is_chosen_from_on_videos_that_it_was_not_fitted_to(
     choice, _ = linear_probe(values, labels, values, classes=2, config=grid)
     assert choice == LinearChoice(0.1, 0.0)
     assert fitted == [16, 20], "the chosen one is fitted again to all"
+
+
+def test_settings_are_chosen_on_whole_groups() -> None:
+    groups = [name for name in "abcdefghij" for _ in range(3)]
+    kept, held = _hold_out(groups, seed=0)
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(30))
+    assert len(held) == 6, "a fifth of the groups"
+    assert not {groups[i] for i in kept} & {groups[i] for i in held}
+    with pytest.raises(ConfigError, match="only one group"):
+        _hold_out(["a"] * 5, seed=0)

@@ -359,3 +359,29 @@ def test_frames_that_are_not_there_are_refused(made: Made) -> None:
         for index in (-1, 40):
             with pytest.raises(IndexError, match=f"frame {index} is not in 0 … 39"):
                 reader.frames([3, index])
+
+
+@pytest.mark.parametrize("name", ["b_frames.avi", "vp8.webm"])
+def test_a_known_count_spares_decoding_the_file_to_count(
+    name: str, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = plain(made(name))
+    passes: list[VideoReader] = []
+    count = VideoReader._count_by_decoding
+
+    def counted(reader: VideoReader) -> int:
+        passes.append(reader)
+        return count(reader)
+
+    monkeypatch.setattr(VideoReader, "_count_by_decoding", counted)
+    with VideoReader(made(name)) as reader:
+        assert len(reader) == len(expected)
+    assert len(passes) == 1, "this file tells its count by its packets: the test shows nothing"
+    with VideoReader(made(name), frames=len(expected)) as reader:
+        np.testing.assert_array_equal(reader.frames([3])[0], expected[3])
+    assert len(passes) == 1
+    with (
+        VideoReader(made(name), frames=len(expected) + 5) as reader,
+        pytest.raises(VideoError, match=f"decoding ends at frame {len(expected)}"),
+    ):
+        reader.frames([len(expected) + 2])

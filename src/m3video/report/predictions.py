@@ -105,9 +105,9 @@ def predict(
 
 
 def spread(predicted: Tensor, mask: Tensor) -> Tensor:
-    """Hidden tokens [1, N_hidden, D] to all tokens [1, N, D]; 0 where visible."""
+    """Hidden tokens [1, N_hidden, D] to all tokens [1, N, D]; 0 where visible or not finite."""
     everywhere = torch.zeros(*mask.shape, predicted.shape[-1])
-    everywhere[mask] = predicted.float().flatten(0, 1)
+    everywhere[mask] = predicted.float().nan_to_num(0, 0, 0).flatten(0, 1)
     return everywhere
 
 

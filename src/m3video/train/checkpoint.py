@@ -86,7 +86,9 @@ def load_checkpoint(place: Path, model: nn.Module, optimizer: optim.Optimizer) -
         load_state_by_name(model, optimizer, moments)
         return TrainState(**state)
     except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{place}: does not fit this run: {error}") from error
+        raise CheckpointError(
+            f"{place}: does not fit this run: {error}; remove it to go on from the one before"
+        ) from error
 
 
 def newest_checkpoint(folder: Path, last: Path) -> Path | None:

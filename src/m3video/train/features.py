@@ -24,12 +24,14 @@ class Features:
         labels: int64 [V].
         videos: int64 [V], the positions of the videos in the data set.
         unreadable: (path, reason) of the videos that are missing from it.
+        groups: name of what each video belongs to and must not be split; None: each is alone.
     """
 
     values: Tensor
     labels: Tensor
     videos: Tensor
     unreadable: list[tuple[str, str]]
+    groups: list[str] | None = None
 
 
 @torch.inference_mode()

@@ -26,6 +26,8 @@ class Interrupt:
         if os.getpid() != self._process:
             return
         self.requested = True
+        # Not print: a handler may interrupt another print.
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once, without saving\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __enter__(self) -> Self:

@@ -77,7 +77,7 @@ def pretrain(config: PretrainConfig) -> Path:
             parts = sorted({".".join(name.split(".")[:2]) for name in kept})
             _say(console, f"--init {config.init}: not there, so not loaded: {', '.join(parts)}")
     source, manifest = _open_data(config, plan, run, console)
-    with _cores_shared(device, config.train.workers):
+    with _cores_shared(device, config.train.workers, run.threads() if config.resume else None):
         return _Run(config, run, trainer, source, manifest, console).go(plan)
 
 
@@ -98,7 +98,11 @@ def _open_data(
     if config.resume:
         manifest = load_manifest(run.manifest)
     else:
-        manifest = load_manifest(config.data, workers=config.train.workers, progress=True)
+        # Decoding every frame of a large folder takes days: that is what `index` is for. What is
+        # broken further on is met, named and counted while training.
+        manifest = load_manifest(
+            config.data, workers=config.train.workers, decode=False, progress=True
+        )
         for entry in manifest.unreadable:
             _say(console, f"unreadable: {entry.path}: {entry.reason}")
         if manifest.unreadable:
@@ -108,12 +112,15 @@ def _open_data(
 
 
 @contextmanager
-def _cores_shared(device: torch.device, workers: int) -> Iterator[None]:
-    """On a CPU, leave a core to each data worker: more threads than cores wait for each other."""
+def _cores_shared(device: torch.device, workers: int, before: int | None) -> Iterator[None]:
+    """On a CPU, leave a core to each data worker: more threads than cores wait for each other.
+
+    A resumed run keeps the number it had `before`: sums are rounded otherwise with another one.
+    """
     threads = torch.get_num_threads()
     if device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        torch.set_num_threads(min(threads, max(1, cores - workers)))
+        torch.set_num_threads(before or min(threads, max(1, cores - workers)))
     try:
         yield
     finally:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from m3video.model.vit import VisionTransformer
 from m3video.train.features import Features, extract_features
 from m3video.train.step import choose_device
 from m3video.video.loader import VideoClips
-from m3video.video.manifest import Manifest, load_manifest
+from m3video.video.manifest import Video, load_manifest
 from m3video.video.moving_shapes import CLASSES, MovingShapes
 from m3video.video.sampling import plan_clip
 
@@ -108,8 +108,14 @@ def evaluate_features(
     for train, test in splits:
         mean, deviation = features.values[train].mean(0), features.values[train].std(0)
         values = (features.values - mean) / (deviation + 1e-6)
+        groups = features.groups
         choice, predicted = linear_probe(
-            values[train], features.labels[train], values[test], classes=classes, config=config
+            values[train],
+            features.labels[train],
+            values[test],
+            classes=classes,
+            config=config,
+            groups=None if groups is None else [groups[i] for i in train.tolist()],
         )
         chosen.append({"lr": choice.lr, "weight_decay": choice.weight_decay})
         truth = features.labels[test]
@@ -135,7 +141,13 @@ def evaluate_features(
 
 
 def linear_probe(
-    train: Tensor, labels: Tensor, test: Tensor, *, classes: int, config: ProbeConfig
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    *,
+    classes: int,
+    config: ProbeConfig,
+    groups: list[str] | None = None,
 ) -> tuple[LinearChoice, Tensor]:
     """Choose among the grid on a fifth of the training videos, fit again on all, and predict.
 
@@ -143,19 +155,38 @@ def linear_probe(
         train: float32 [V, D], standardised.
         labels: int64 [V].
         test: float32 [U, D].
+        classes: C.
+        config: the grid, epochs and seed.
+        groups: what each training video belongs to; the fifth is one of whole groups.
 
     Returns:
         The choice and the predicted classes, int64 [U].
+
+    Raises:
+        ConfigError: fewer than two groups.
     """
     grid = [LinearChoice(*pair) for pair in product(config.lr, config.weight_decay)]
-    generator = torch.Generator().manual_seed(config.seed)
-    order = torch.randperm(len(train), generator=generator)
-    held, kept = order[: len(train) // 5], order[len(train) // 5 :]
+    kept, held = _hold_out(groups or [str(i) for i in range(len(train))], config.seed)
     heads = fit_linear(train[kept], labels[kept], grid, classes=classes, config=config)
     hits = [(head(train[held]).argmax(1) == labels[held]).float().mean() for head in heads]
     best = grid[int(torch.stack(hits).argmax())]
     (head,) = fit_linear(train, labels, [best], classes=classes, config=config)
     return best, head(test).argmax(1)
+
+
+def _hold_out(groups: list[str], seed: int) -> Split:
+    """Positions of four fifths and of one fifth of the groups, at least one group each."""
+    names = sorted(set(groups))
+    if len(names) < 2:
+        raise ConfigError(
+            "only one group of training videos: settings cannot be chosen on others; "
+            "give more videos, or another --group"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(names), generator=generator).tolist()
+    chosen = {names[i] for i in order[: max(1, len(names) // 5)]}
+    inside = torch.tensor([name in chosen for name in groups])
+    return (~inside).nonzero().squeeze(1), inside.nonzero().squeeze(1)
 
 
 def fit_linear(
@@ -256,7 +287,11 @@ def _video_features(
     encoder: VisionTransformer, config: ProbeConfig
 ) -> tuple[Features, list[Split], tuple[str, ...]]:
     manifest = load_manifest(
-        config.data, workers=config.workers, labels_from_folders=True, progress=True
+        config.data,
+        workers=config.workers,
+        labels_from_folders=True,
+        decode=False,
+        progress=True,
     )
     if len(manifest.labels) < 2 or any(video.label is None for video in manifest.videos):
         raise ConfigError(
@@ -277,14 +312,25 @@ def _video_features(
         device=choose_device(config.device),
     )
     skipped = [(str(entry.path), entry.reason) for entry in manifest.unreadable]
-    features = Features(
-        features.values, features.labels, features.videos, skipped + features.unreadable
-    )
-    return features, _splits(manifest, features, config), manifest.labels
-
-
-def _splits(manifest: Manifest, features: Features, config: ProbeConfig) -> list[Split]:
     videos = [manifest.videos[i] for i in features.videos.tolist()]
+    features = replace(
+        features, unreadable=skipped + features.unreadable, groups=_groups(videos, config)
+    )
+    return features, _splits(videos, features, config), manifest.labels
+
+
+def _groups(videos: list[Video], config: ProbeConfig) -> list[str] | None:
+    if config.group is None:
+        return None
+    if any(config.group not in video.extra for video in videos):
+        raise ConfigError(
+            f"{config.data}: no column {config.group!r} to group by; "
+            f"there are: {', '.join(videos[0].extra) or 'none'}"
+        )
+    return [video.extra[config.group] for video in videos]
+
+
+def _splits(videos: list[Video], features: Features, config: ProbeConfig) -> list[Split]:
     named = [video.extra.get("split", "") for video in videos]
     if any(named):
         tested = "test" if "test" in named else "val"
@@ -297,15 +343,7 @@ def _splits(manifest: Manifest, features: Features, config: ProbeConfig) -> list
                 "`test` for every video"
             )
         return [(train, test)]
-    groups = None
-    if config.group is not None:
-        if any(config.group not in video.extra for video in videos):
-            raise ConfigError(
-                f"{config.data}: no column {config.group!r} to group by; "
-                f"there are: {', '.join(videos[0].extra) or 'none'}"
-            )
-        groups = [video.extra[config.group] for video in videos]
-    return folds(features.labels, groups, config.folds, config.seed)
+    return folds(features.labels, features.groups, config.folds, config.seed)
 
 
 def _shapes_features(

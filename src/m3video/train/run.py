@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from m3video.config import PretrainConfig, load_pretrain_config, save_config
 from m3video.errors import CheckpointError, ConfigError
-from m3video.model.checkpoint import write_json, write_whole, written_whole
+from m3video.model.checkpoint import read_json, write_json, write_whole, written_whole
 from m3video.train.environment import describe_environment
 from m3video.video.manifest import Manifest, write_manifest
 
@@ -43,7 +43,7 @@ MAY_DIFFER = frozenset(
 )
 """Settings that do not change what is computed, so a resumed run may change them.
 
-Another device rounds otherwise, and so do other workers where they leave torch other threads.
+Another device rounds otherwise; torch's threads stay those of the run's start.
 """
 
 Metrics = dict[str, float | int | None]
@@ -131,6 +131,13 @@ class RunDirectory:
         before = json.loads(self.environment.read_text()) if self.environment.exists() else {}
         resumed = [*before.get("resumed", []), entry]
         write_json(self.environment, {**before, "resumed": resumed})
+
+    def threads(self) -> int | None:
+        """Torch's CPU threads when the run was started; None where nobody wrote it down."""
+        if not self.environment.exists():
+            return None
+        found = read_json(self.environment).get("torch_threads")
+        return found if isinstance(found, int) and found > 0 else None
 
     def read_unreadable(self) -> dict[str, str]:
         """Path → reason, as `write_unreadable` wrote it; empty when there is no file."""

@@ -152,6 +152,6 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"train.device {name!r} cannot be used: {reason}; use auto, cpu or cuda"
+            f"device {name!r} cannot be used: {reason}; use auto, cpu or cuda"
         ) from error
     return device

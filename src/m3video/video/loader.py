@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
+import signal
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -26,7 +26,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from m3video.config import AugmentConfig, ClipConfig
 from m3video.errors import VideoError
 from m3video.video.augment import Crop, largest_crop, random_crop
-from m3video.video.manifest import Manifest
+from m3video.video.manifest import Manifest, Video
 from m3video.video.reader import VideoReader
 from m3video.video.sampling import (
     ClipPlan,
@@ -148,7 +148,7 @@ class VideoClips:
         number, segment = divmod(index, self._segments)
         video = self.manifest.videos[number]
         try:
-            frames, real = self._span(video.path, segment, generator)
+            frames, real = self._span(video, segment, generator)
         except VideoError as error:
             path = str(video.path)
             raise _UnreadableError(path, str(error).removeprefix(f"{path}: ")) from error
@@ -161,10 +161,10 @@ class VideoClips:
         )
 
     def _span(
-        self, path: Path, segment: int, generator: torch.Generator
+        self, video: Video, segment: int, generator: torch.Generator
     ) -> tuple[NDArray[np.uint8], list[bool]]:
         """Frames of the rows, cropped, and which of them are real."""
-        with VideoReader(path) as reader:
+        with VideoReader(video.path, frames=video.frames) as reader:
             count, span = len(reader), self._plan.span
             if self._augment is None:
                 start = segment_starts(count, span, self._segments)[segment]
@@ -267,7 +267,11 @@ def _collate_readable(items: list[Clips | tuple[str, str]]) -> Clips:
 
 
 def _one_thread(worker: int) -> None:
-    """Workers are the parallelism: threads inside them would only wait for each other."""
+    """Workers are the parallelism: threads inside them would only wait for each other.
+
+    A terminal's Ctrl-C is for the main process, which ends its workers when it is done with them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 

@@ -56,18 +56,20 @@ class VideoReader:
     Args:
         path: a local file.
         threads: decoding threads. Data workers use 1.
+        frames: how many the file is known to hold; spares decoding all of it to count them, where
+            its packets do not tell.
 
     Raises:
         VideoError: the file cannot be opened, or holds no video frame.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+    def __init__(self, path: str | Path, *, threads: int = 1, frames: int | None = None) -> None:
         self.path = Path(path)
         self._threads = threads
         self._reformatter = VideoReformatter()
         self._open()
         try:
-            self._scan()
+            self._scan(frames)
         except BaseException:
             self.close()
             raise
@@ -202,7 +204,7 @@ class VideoReader:
         self._decoded = self._container.decode(self._stream)
         self._position = 0
 
-    def _scan(self) -> None:
+    def _scan(self, known: int | None) -> None:
         """Find the number of frames, when each is shown, and where to seek."""
         scan = scan_packets(self.path, self._container, self._stream)
         # Without reliable times nothing can be sought: count by decoding, read from the start.
@@ -210,7 +212,7 @@ class VideoReader:
         self._keys = scan.keys
         self.fps = scan.fps
         """Frames per second on average, from the times at which frames are shown."""
-        self._count = len(scan.times) or self._count_by_decoding()
+        self._count = len(scan.times) or known or self._count_by_decoding()
 
     def _count_by_decoding(self) -> int:
         self._rewind()
