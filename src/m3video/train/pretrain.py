@@ -139,8 +139,9 @@ def _next(batches: Iterator[Clips]) -> Clips:
     except VideoError as error:
         message = str(error).strip().splitlines()[-1]
         raise VideoError(message.removeprefix("m3video.errors.VideoError: ")) from error
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # Killed while it handed a batch over, a worker leaves a broken connection behind.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise RunFailedError(
             f"a data worker ended, for want of memory most likely ({error}): use fewer "
