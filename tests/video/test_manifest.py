@@ -165,6 +165,15 @@ def test_windows_csv(folder: Path) -> None:
     assert [video.label for video in videos] == ["Put it", "b, c"]
 
 
+def test_a_header_between_tabs_is_a_header(folder: Path) -> None:
+    (folder / "list.tsv").write_text("path\tlabel\nrun/b.mp4\tPut, it\n")
+    manifest = load_manifest(folder / "list.tsv", decode=False)
+    assert [(video.path, video.label) for video in manifest.videos] == [
+        (folder / "run/b.mp4", "Put, it")
+    ]
+    assert not manifest.unreadable
+
+
 def test_any_file_name_comes_back_from_a_manifest(made: Made, tmp_path: Path) -> None:
     """Also those with what Unicode calls an end of a line, and bytes that are no UTF-8."""
     names = ["line\nfeed.mp4", "next\x85line.mp4", "sep\u2028.mp4", 'a, "b".mp4', "lat\udce9.mp4"]

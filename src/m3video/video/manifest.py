@@ -165,13 +165,17 @@ def _read_source(source: Path) -> Iterator[_Entry]:
     if "\0" in text:
         raise ManifestError(f"{source}: not a text file; give a folder of videos, a CSV or a list")
     lines = io.StringIO(text, newline="")  # names may hold what `splitlines` takes for a line's end
-    try:
-        header = next(csv.reader([lines.readline()]), [])
-    except csv.Error as error:
-        raise ManifestError(f"{source}, line 1: not a line of a CSV or a list: {error}") from error
+    first = lines.readline()
     lines.seek(0)
-    if "path" in [name.strip() for name in header]:
-        return _read_csv(source, lines)
+    for delimiter in (",", "\t"):
+        try:
+            header = next(csv.reader([first], delimiter=delimiter), [])
+        except csv.Error as error:
+            raise ManifestError(
+                f"{source}, line 1: not a line of a CSV or a list: {error}"
+            ) from error
+        if "path" in [name.strip() for name in header]:
+            return _read_csv(source, lines, delimiter)
     return _read_list(source, lines)
 
 
@@ -200,8 +204,8 @@ def _walk(folder: Path) -> list[_Entry]:
     return sorted(found, key=lambda entry: entry.path)
 
 
-def _read_csv(source: Path, lines: Iterable[str]) -> Iterator[_Entry]:
-    reader = csv.DictReader(lines, skipinitialspace=True, strict=True)
+def _read_csv(source: Path, lines: Iterable[str], delimiter: str) -> Iterator[_Entry]:
+    reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
     try:
         for row in reader:
