@@ -101,7 +101,9 @@ def test_every_benchmark_takes_json(kind: str, capsys: pytest.CaptureFixture[str
 def test_help_shows_the_recipes_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["pretrain", "--recipe", "videomae", "--help"])
-    assert "(default: 0.9)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "(default: 0.9)" in shown
+    assert "HOG along the trajectory" in " ".join(shown.replace("│", " ").split()), "what mme is"
 
 
 def test_as_a_module_without_arguments_it_lists_the_verbs() -> None:

@@ -150,19 +150,30 @@ def _pretrain_defaults(arguments: list[str]) -> PretrainConfig:
     return config.model_copy(update={"data": tyro.MISSING, "out": tyro.MISSING})
 
 
+_NAMED = "\n".join(
+    f"{name}: {recipe.summary}" for name, recipe in RECIPES.items() if "-tiny" not in name
+)
+RECIPE_HELP = (
+    f"the named config that gives the defaults below.\n{_NAMED}\n"
+    "Each also with -tiny: 64×64 clips and a small encoder, for CPUs."
+)
+
+
 def _pretrain(arguments: list[str]) -> int:
     """Pre-train a video transformer from unlabelled videos by predicting what is hidden."""
 
     def read(
         settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = _pretrain_defaults(arguments),  # noqa: B008
-        recipe: Annotated[str, tyro.conf.arg(metavar="|".join(RECIPES))] = DEFAULT_RECIPE,
+        recipe: Annotated[
+            str, tyro.conf.arg(metavar="|".join(RECIPES), help=RECIPE_HELP)
+        ] = DEFAULT_RECIPE,
         config: Path | None = None,
     ) -> PretrainConfig:
         """Pre-train a video transformer by predicting what is hidden.
 
         Args:
             settings: all settings.
-            recipe: the named config that gives the defaults below.
+            recipe: see above.
             config: a config.yaml, as in a run directory, that gives the defaults instead.
         """
         return settings
