@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-demo: .venv/ready  ## pre-train on rendered moving shapes, probe, write runs/demo/report.html
+demo: .venv/ready  ## pre-train on rendered moving shapes, probe, write runs/demo/motion/report.html
 	$(BIN)/m3video demo --out runs/demo
 
 test: .venv/ready  ## the default suite

@@ -124,6 +124,10 @@ def track(
     Raises:
         ConfigError: too few frames, or a start, length or spacing that does not fit.
     """
+    if not isinstance(frames, Tensor):
+        raise ConfigError(
+            f"frames are a {type(frames).__name__}: give a torch tensor, as read_frames does"
+        )
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ConfigError(
             f"frames of {frames.dtype} {list(frames.shape)}: give uint8 [frames, height, width, "

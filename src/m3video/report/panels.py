@@ -33,7 +33,9 @@ LEGEND = {
     "True HOG on the grid": "Edges by orientation, in each tubelet's first frame.",
     "Predicted HOG on the grid": "The same, as the model says of hidden patches.",
     "True HOG along trajectories": "Edges around each moving point, drawn where it starts.",
-    "Predicted HOG along trajectories": "The same, as the model says of hidden patches.",
+    "Predicted HOG along trajectories": (
+        "The same, as the model says of hidden patches; a dot is no orientation more than others."
+    ),
     "Reconstruction": "Hidden patches as the model fills them in; the visible ones are given.",
 }
 """Title of every kind of panel, and what it shows."""

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ def pretrain(config: PretrainConfig) -> Path:
         ManifestError: no readable video in `data`, or a list that cannot be understood.
         CheckpointError: nothing to resume, or `init` holds no weights that fit.
         DivergedError: the loss was not finite several steps in a row.
-        RunFailedError: out of memory.
+        RunFailedError: out of memory, or a data worker was killed.
         TooManyUnreadableError: more videos could not be read than `train.max_unreadable`.
         KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
     """
@@ -78,7 +79,21 @@ def pretrain(config: PretrainConfig) -> Path:
             _say(console, f"--init {config.init}: not there, so not loaded: {', '.join(parts)}")
     source, manifest = _open_data(config, plan, run, console)
     with _cores_shared(device, config.train.workers, run.threads() if config.resume else None):
-        return _Run(config, run, trainer, source, manifest, console).go(plan)
+        try:
+            return _Run(config, run, trainer, source, manifest, console).go(plan)
+        except RuntimeError as error:
+            # torch raises this wherever the training process is when a worker dies, within an
+            # update of the weights even: nothing is saved then, the last checkpoint stands.
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise _worker_ended(error) from error
+
+
+def _worker_ended(error: Exception) -> RunFailedError:
+    return RunFailedError(
+        f"a data worker ended, for want of memory most likely ({error}): use fewer "
+        "train.workers or a smaller train.batch"
+    )
 
 
 def _say(console: Console, line: str) -> None:
@@ -108,7 +123,16 @@ def _open_data(
         if manifest.unreadable:
             count = len(manifest.unreadable)
             _say(console, f"{count} unreadable, {len(manifest.videos)} videos to train on")
+    manifest = _absolute(manifest)
     return VideoClips(manifest, clip=config.clip, plan=plan, augment=config.augment), manifest
+
+
+def _absolute(manifest: Manifest) -> Manifest:
+    """Paths as they are from anywhere: a resumed run must know an unreadable video again."""
+    return Manifest(
+        tuple(replace(video, path=video.path.absolute()) for video in manifest.videos),
+        tuple(replace(entry, path=entry.path.absolute()) for entry in manifest.unreadable),
+    )
 
 
 @contextmanager
@@ -143,10 +167,7 @@ def _next(batches: Iterator[Clips]) -> Clips:
         # Killed while it handed a batch over, a worker leaves a broken connection behind.
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
-        raise RunFailedError(
-            f"a data worker ended, for want of memory most likely ({error}): use fewer "
-            "train.workers or a smaller train.batch"
-        ) from error
+        raise _worker_ended(error) from error
 
 
 class _Run:

@@ -133,6 +133,10 @@ def to_clip(frames: Tensor, clip: ClipConfig, *, start: int = 0) -> Tensor:
     Raises:
         ConfigError: not such frames, or too few.
     """
+    if not isinstance(frames, Tensor):
+        raise ConfigError(
+            f"frames are a {type(frames).__name__}: give a torch tensor, as read_frames does"
+        )
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ConfigError(
             f"frames of {frames.dtype} {list(frames.shape)}: give uint8 [frames, height, width, "

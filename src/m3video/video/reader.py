@@ -40,6 +40,8 @@ from m3video.errors import VideoError
 from m3video.video.packets import average_rate, reason, scan_packets
 
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
+# FFmpeg draws the letters of any text file.
+_TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 # Frames stored out of order lie at most this far apart (H.264 and HEVC). So many before the first
 # wanted one are decoded in full, to see that the order is as promised; and when the next keyframe
 # is nearer than this, decoding on is cheaper than a seek.
@@ -183,11 +185,11 @@ class VideoReader:
             raise VideoError(f"{self.path}: {reason(error)}") from error
         covers = Disposition.attached_pic
         streams = [s for s in container.streams.video if not s.disposition & covers]
-        if container.format.name in _PLAYLISTS or not streams:
+        kind = container.format.name
+        if kind in _PLAYLISTS or kind in _TEXT or not streams:
             container.close()
-            raise VideoError(
-                f"{self.path}: {'has no video stream' if not streams else 'is a playlist'}"
-            )
+            named = "is a playlist" if kind in _PLAYLISTS else "is text, not a video"
+            raise VideoError(f"{self.path}: {named if streams else 'has no video stream'}")
         stream = streams[0]
         stream.codec_context.thread_count = self._threads
         stream.thread_type = "AUTO"
