@@ -82,7 +82,12 @@ def _probe(run: Path, *, workers: int, untrained: bool = False) -> dict[str, Any
 
 
 def _table(result: dict[str, Any]) -> Table:
-    table = Table(title="Motion classes from frozen features", title_justify="left")
+    table = Table(
+        title="Motion classes from frozen features",
+        title_justify="left",
+        caption="Equal steps: how soon motion is learned, not how far pixels would get.",
+        caption_justify="left",
+    )
     table.add_column("pre-trained to predict")
     table.add_column("linear probe", justify="right")
     table.add_column("nearest neighbours", justify="right")

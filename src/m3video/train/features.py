@@ -68,8 +68,14 @@ def extract_features(
     unreadable: list[tuple[str, str]] = []
     loader = make_eval_loader(source, batch=batch, workers=workers)
     total = -(-len(source) // batch)
+    console = Console(stderr=True)
     for clips in progress(
-        loader, description=title, total=total, transient=True, console=Console(stderr=True)
+        loader,
+        description=title,
+        total=total,
+        transient=True,
+        console=console,
+        disable=not console.is_terminal,
     ):
         unreadable += [
             entry for entry in dict.fromkeys(clips.unreadable) if entry not in unreadable
