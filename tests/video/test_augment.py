@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from transformers import VideoMAEImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from m3video.config import AugmentConfig
+from m3video.config import AugmentConfig, ClipConfig
+from m3video.errors import ConfigError
 from m3video.video.augment import (
     MEAN,
     STD,
@@ -21,6 +22,7 @@ from m3video.video.augment import (
     multi_scale_crop,
     normalise,
     random_crop,
+    to_clip,
 )
 
 SIDE = st.integers(8, 400)
@@ -135,3 +137,25 @@ def test_normalise_is_what_videomae_reads() -> None:
     assert found.shape == (1, 3, 4, 32, 48)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected.movedim(2, 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        ([1, 2], "frames are a list: give a torch tensor"),
+        (torch.zeros(64, 8, 8, 3), r"frames of torch.float32 \[64, 8, 8, 3\]: give uint8"),
+        (torch.zeros(64, 3, 8, 8, dtype=torch.uint8), r"\[64, 3, 8, 8\]: give uint8"),
+        (torch.zeros(9, 8, 8, 3, dtype=torch.uint8), "9 frames from frame 0: .* give 10 from"),
+    ],
+)
+def test_what_is_no_clip_is_refused(frames: torch.Tensor, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        to_clip(frames, ClipConfig(frames=4, stride=3, size=(32, 48)))
+
+
+def test_to_clip_takes_every_stride_th_frame() -> None:
+    frames = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 32, 48, 3)
+    clip = to_clip(frames, ClipConfig(frames=4, stride=3, size=(32, 48)), start=5)
+    assert clip.shape == (1, 3, 4, 32, 48)
+    expected = normalise(frames[[5, 8, 11, 14]])
+    torch.testing.assert_close(clip[0], expected)

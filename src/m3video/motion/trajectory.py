@@ -17,6 +17,7 @@ from torch import Tensor
 from m3video.config import FlowName
 from m3video.errors import ConfigError
 from m3video.motion.flow import FlowEstimator, grey, make_flow
+from m3video.video.augment import check_frames
 from m3video.video.sampling import ClipPlan
 
 
@@ -124,15 +125,7 @@ def track(
     Raises:
         ConfigError: too few frames, or a start, length or spacing that does not fit.
     """
-    if not isinstance(frames, Tensor):
-        raise ConfigError(
-            f"frames are a {type(frames).__name__}: give a torch tensor, as read_frames does"
-        )
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ConfigError(
-            f"frames of {frames.dtype} {list(frames.shape)}: give uint8 [frames, height, width, "
-            "3], as read_frames does"
-        )
+    check_frames(frames)
     count, height, width, _ = frames.shape
     if length < 1 or count <= length:
         raise ConfigError(

@@ -119,6 +119,23 @@ def normalise(frames: Tensor) -> Tensor:
     return ((frames.float() - mean) / std).movedim(-1, -4)
 
 
+def check_frames(frames: Tensor) -> None:
+    """Refuse what is not frames as `read_frames` gives them, uint8 [S, H, W, 3].
+
+    Raises:
+        ConfigError: not such a tensor.
+    """
+    if not isinstance(frames, Tensor):
+        raise ConfigError(
+            f"frames are a {type(frames).__name__}: give a torch tensor, as read_frames does"
+        )
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ConfigError(
+            f"frames of {frames.dtype} {list(frames.shape)}: give uint8 [frames, height, width, "
+            "3], as read_frames does"
+        )
+
+
 def to_clip(frames: Tensor, clip: ClipConfig, *, start: int = 0) -> Tensor:
     """Frames of a video, as `read_frames` gives them, as the input of an encoder.
 
@@ -133,15 +150,7 @@ def to_clip(frames: Tensor, clip: ClipConfig, *, start: int = 0) -> Tensor:
     Raises:
         ConfigError: not such frames, or too few.
     """
-    if not isinstance(frames, Tensor):
-        raise ConfigError(
-            f"frames are a {type(frames).__name__}: give a torch tensor, as read_frames does"
-        )
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ConfigError(
-            f"frames of {frames.dtype} {list(frames.shape)}: give uint8 [frames, height, width, "
-            "3], as read_frames does"
-        )
+    check_frames(frames)
     rows = frames[start :: clip.stride][: clip.frames] if start >= 0 else frames[:0]
     if len(rows) < clip.frames:
         span = (clip.frames - 1) * clip.stride + 1
