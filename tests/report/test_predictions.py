@@ -26,7 +26,7 @@ from m3video.targets.pixel import PixelTarget
 from m3video.targets.trajectory import normalise_displacements
 from m3video.train.prepare import Prepare
 from m3video.video.moving_shapes import MovingShapes
-from m3video.video.sampling import plan_clip, sample_generator
+from m3video.video.sampling import plan_clip, plan_run, sample_generator
 
 NORMALISATIONS = ("none", "patch-std", "clip-std", "sum-of-norms")
 
@@ -38,7 +38,7 @@ def config_of(recipe: str = "mme-tiny", **targets: Any) -> PretrainConfig:
 
 
 def shapes_clip(config: PretrainConfig, index: int = 0) -> Any:
-    plan = plan_clip(config.clip, config.trajectory_length)
+    plan = plan_run(config)
     source = MovingShapes(clips=13, clip=config.clip, plan=plan, texture="noise", fixed=True)
     return plan, source.clip(index, 0, sample_generator(0, 0, index))
 

@@ -13,7 +13,7 @@ from m3video.masking import make_mask
 from m3video.train.prepare import Batch, Finish, Prepare
 from m3video.video.loader import Clips, make_loader
 from m3video.video.moving_shapes import MovingShapes
-from m3video.video.sampling import plan_clip, sample_generator
+from m3video.video.sampling import plan_run, sample_generator
 from tests.train.tiny import tiny_config
 
 ALL_TARGETS = {
@@ -26,7 +26,7 @@ ALL_TARGETS = {
 
 def first_clips(config: PretrainConfig) -> Clips:
     """The first batch of the run."""
-    plan = plan_clip(config.clip, config.trajectory_length)
+    plan = plan_run(config)
     source = MovingShapes(clips=8, clip=config.clip, plan=plan, texture="noise")
     loader = make_loader(
         source,
@@ -42,7 +42,7 @@ def first_clips(config: PretrainConfig) -> Clips:
 
 def first_batch(config: PretrainConfig) -> Batch:
     """What the model reads of it."""
-    plan = plan_clip(config.clip, config.trajectory_length)
+    plan = plan_run(config)
     return Finish(config, plan)(first_clips(config))
 
 
@@ -63,7 +63,7 @@ def test_worker_sends_only_what_the_encoder_reads(tmp_path: Path) -> None:
     clips = first_clips(config)
     assert clips.frames.shape == (4, 4, 32, 48, 3)
     assert clips.real.shape == (4, 4)
-    rows = len(plan_clip(config.clip, config.trajectory_length).offsets)
+    rows = len(plan_run(config).offsets)
     in_step = first_clips(tiny_config(tmp_path, motion={"where": "step"}))
     assert in_step.frames.shape == (4, rows, 32, 48, 3)
     assert set(in_step.extras) == {"mask"}
@@ -71,7 +71,7 @@ def test_worker_sends_only_what_the_encoder_reads(tmp_path: Path) -> None:
 
 def test_mask_is_drawn_from_the_generator_of_the_sample(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, motion={"where": "step"})
-    prepare = Prepare(config, plan_clip(config.clip, config.trajectory_length))
+    prepare = Prepare(config, plan_run(config))
     clip = Clips(
         frames=torch.zeros(7, 32, 48, 3, dtype=torch.uint8),
         real=torch.ones(7, dtype=torch.bool),
@@ -99,7 +99,7 @@ def test_pixels_alone_need_no_more_than_the_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["worker", "step"])
 def test_survives_the_way_to_a_spawned_worker(tmp_path: Path, where: str) -> None:
     config = tiny_config(tmp_path, motion={"where": where})
-    prepare = Prepare(config, plan_clip(config.clip, config.trajectory_length))
+    prepare = Prepare(config, plan_run(config))
     assert pickle.loads(pickle.dumps(prepare)) == prepare
 
 

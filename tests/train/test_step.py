@@ -14,7 +14,7 @@ from m3video.train.optim import state_by_name
 from m3video.train.prepare import Batch
 from m3video.train.step import Trainer, step_seed
 from m3video.video.loader import Clips
-from m3video.video.sampling import plan_clip
+from m3video.video.sampling import plan_run
 from tests.train.test_prepare import first_clips
 from tests.train.tiny import tiny_config
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def make_trainer(config: PretrainConfig) -> Trainer:
-    return Trainer(config, plan_clip(config.clip, config.trajectory_length), CPU)
+    return Trainer(config, plan_run(config), CPU)
 
 
 def poison(clips: Clips) -> Clips:

@@ -29,6 +29,7 @@ from m3video.config import FLOW_NAMES, FlowName, HogConfig, PixelConfig, Pretrai
 from m3video.errors import ConfigError
 from m3video.masking import make_mask
 from m3video.model import build_model
+from m3video.motion.fields import Fields
 from m3video.motion.flow import grey, make_flow, read_flo
 from m3video.motion.trajectory import follow, seed_grid, track
 from m3video.recipes import recipe_config
@@ -36,7 +37,7 @@ from m3video.targets import MAKERS, ClipView, Target, TargetMaker, build_targets
 from m3video.train.optim import make_optimizer
 from m3video.video.augment import normalise
 from m3video.video.moving_shapes import CLASSES, Scenes, render, sample_scenes
-from m3video.video.sampling import ClipPlan, plan_clip, sample_generator
+from m3video.video.sampling import ClipPlan, plan_run, sample_generator
 
 Timed = Callable[[], object]
 _SPACING = 8
@@ -107,7 +108,7 @@ def benchmark_motion(
 
 def _cost(config: PretrainConfig, repeats: int) -> dict[str, list[float]]:
     """Seconds of the step, of all `mme` targets, of each target alone, and of each estimator."""
-    plan = plan_clip(config.clip, config.trajectory_length)
+    plan = plan_run(config)
     frames = _scenes(config, 0, plan.span)[1][:, list(plan.offsets)]
     ready = _view(config, plan, frames)
     makers = build_targets(config)
@@ -180,7 +181,7 @@ def _scenes(config: PretrainConfig, number: int, frames: int) -> tuple[Scenes, T
 def _seed_errors(config: PretrainConfig, count: int) -> tuple[dict[str, float], float]:
     """Mean distance of seeds from where they truly are after L steps, and from where they began."""
     length = config.motion.length
-    spacing = config.clip.patch // round(config.motion.seeds**0.5)
+    spacing = config.spacing
     seeds = seed_grid(*config.clip.size, spacing)
     wrong: dict[str, list[Tensor]] = {name: [] for name in FLOW_NAMES}
     moved: list[Tensor] = []
@@ -235,7 +236,7 @@ def _end_point_errors(
         errors["all"][pair] = float((flow[0] - truth).norm(dim=0).mean())
         both = torch.stack([flow, truth[None]])
         seeds = seed_grid(truth.shape[1], truth.shape[2], _SPACING)
-        moved = follow(both, torch.zeros(1, 1, dtype=torch.long), seeds).displacements
+        moved = follow(Fields(both, both), torch.zeros(1, 1, dtype=torch.long), seeds).displacements
         errors["seeds"][pair] = float((moved[0] - moved[1]).norm(dim=-1).mean())
     return errors
 

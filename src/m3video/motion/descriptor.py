@@ -86,14 +86,29 @@ def hog_at(
     return _votes(gx, gy, bins, "soft").mean(dim=(1, 2))
 
 
-def block_normalise(histograms: Tensor, dims: tuple[int, ...]) -> Tensor:
+def block_normalise(
+    histograms: Tensor,
+    dims: tuple[int, ...],
+    *,
+    epsilon: float = EPSILON,
+    clip: float | None = None,
+) -> Tensor:
     """Scale histograms so that those along `dims`, together, have unit length (L2).
 
     MaskFeat (arXiv 2112.09133, section 3) and Dalal & Triggs normalise by the neighbourhood, which
     takes contrast out of the target. The result lies in [0, 1].
+
+    Args:
+        histograms: any shape.
+        dims: the block.
+        epsilon: norm below which the result fades out.
+        clip: clip at this value and normalise again (0.2 is L2-Hys).
     """
     energy = histograms.square().sum(dim=dims, keepdim=True)
-    return histograms / (energy + EPSILON**2).sqrt()
+    scaled = histograms / (energy + epsilon**2).sqrt()
+    if clip is None:
+        return scaled
+    return block_normalise(scaled.clamp(max=clip), dims, epsilon=epsilon)
 
 
 def _intensity(images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -76,16 +76,57 @@ class FarnebackFlow:
         return torch.from_numpy(flow).permute(0, 3, 1, 2).to(first.device)
 
 
-def make_flow(name: FlowName) -> FlowEstimator:
+@dataclass(frozen=True)
+class TvL1Flow:
+    """Dual TV-L1 (Zach, Pock & Bischof, DAGM 2007) of OpenCV's contrib package, on the CPU."""
+
+    def __post_init__(self) -> None:
+        if not hasattr(cv2, "optflow"):
+            raise ConfigError(
+                "flow tvl1 is in OpenCV's contrib package: put opencv-contrib-python-headless in "
+                "the place of opencv-python-headless, or use dis-fast"
+            )
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        contrib: Any = cv2
+        method = contrib.optflow.DualTVL1OpticalFlow.create()
+        flow = np.empty((*first.shape, 2), np.float32)
+        for out, one, two in zip(flow, _arrays(first), _arrays(second), strict=True):
+            out[:] = method.calc(one, two, None)
+        return torch.from_numpy(flow).permute(0, 3, 1, 2).to(first.device)
+
+
+def make_flow(name: FlowName, weights: Path | None = None) -> FlowEstimator:
     """Make the estimator of a name.
 
+    Args:
+        name: one of `FLOW_NAMES`.
+        weights: the file of RAFT's state dict.
+
     Raises:
-        ConfigError: the name is not one of `FLOW_NAMES`.
+        ConfigError: the name is not known, its package is not installed, its weights do not fit,
+            or only the source of the clips can know the motion (`exact`).
     """
     if name == "farneback":
         return FarnebackFlow()
     if name in _DIS_PRESETS:
         return DisFlow(_DIS_PRESETS[name])
+    if name == "batched":
+        from m3video.motion.batched import BatchedFlow
+
+        return BatchedFlow()
+    if name == "tvl1":
+        return TvL1Flow()
+    if name == "raft" and weights is not None:
+        from m3video.motion.raft import load_raft
+
+        return load_raft(weights)
+    if name == "codec":
+        from m3video.motion.codec import CodecFlow
+
+        return CodecFlow()
+    if name == "exact":
+        raise ConfigError("flow 'exact' comes with rendered clips: use it with data moving-shapes")
     raise ConfigError(f"flow {name!r} is not known: use one of {', '.join(FLOW_NAMES)}")
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from m3video.config import FlowName
+from m3video.config import FlowName, MotionConfig
 from m3video.errors import ConfigError
-from m3video.motion.flow import FlowEstimator, grey, make_flow
+from m3video.motion.fields import Fields, motion_fields
+from m3video.motion.flow import grey
 from m3video.video.augment import check_frames
 from m3video.video.sampling import ClipPlan
 
@@ -28,7 +31,8 @@ class Tracks:
     points: Tensor
     """float32 [..., L + 1, 2]: (x, y) in pixels, the seed first."""
     displacements: Tensor
-    """float32 [..., L, 2]: next point − current point."""
+    """float32 [..., L, 2]: next point − current point, or relative to the camera, if its motion is
+    removed."""
     visible: Tensor
     """bool [..., L + 1]: the point, and all before it, are in the frame and in real frames."""
 
@@ -44,62 +48,119 @@ def seed_grid(height: int, width: int, spacing: int) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
-def follow(flow: Tensor, pair_index: Tensor, seeds: Tensor) -> Tracks:
+def follow(fields: Fields, pair_index: Tensor, seeds: Tensor) -> Tracks:
     """Move seeds through flow fields, sampled bilinearly at each point.
 
+    Points follow the flow, so that they stay with what they started on; displacements are those
+    relative to the camera where its motion is removed.
+
     Args:
-        flow: float32 [B, P, 2, H, W], of P pairs of frames.
+        fields: of P pairs of frames.
         pair_index: int64 [n, L]: which pair is step k of start j.
         seeds: float32 [h, w, 2].
 
     Returns:
-        Tracks with leading [B, n, h, w]; visible while in the frame.
+        Tracks with leading [B, n, h, w]; visible while in the frame and while the flow is
+        consistent, if that was checked.
     """
-    batch, pairs, _, height, width = flow.shape
+    batch, pairs, _, height, width = fields.flow.shape
     starts, length = pair_index.shape
+    moving = fields.flow is not fields.relative
     # all pixels of all fields in one list, so that a step gathers four of them a point, not fields
-    pixels = flow.permute(0, 1, 3, 4, 2).reshape(-1, 2)
-    clip = torch.arange(batch, device=flow.device)[:, None, None, None] * pairs
-    seeds = seeds.to(flow)
+    pixels = _pixels(fields.flow)
+    relative = _pixels(fields.relative) if moving else pixels
+    clip = torch.arange(batch, device=pixels.device)[:, None, None, None] * pairs
+    seeds = seeds.to(fields.flow)
     point = seeds.expand(batch, starts, *seeds.shape)
     points, displacements = [point], []
+    consistent = []
     for step in range(length):
-        field = clip + pair_index[:, step].to(flow.device)[None, :, None, None]
+        field = clip + pair_index[:, step].to(pixels.device)[None, :, None, None]
         displacement = _sample(pixels, field, point, height, width)
+        displacements.append(
+            _sample(relative, field, point, height, width) if moving else displacement
+        )
+        if fields.consistent is not None:
+            consistent.append(_nearest(fields.consistent, field, point))
         point = point + displacement
         points.append(point)
-        displacements.append(displacement)
     path = torch.stack(points, dim=-2)
-    last = torch.tensor([width - 1, height - 1], device=flow.device)
-    inside = ((path >= 0) & (path <= last)).all(dim=-1)
-    return Tracks(path, torch.stack(displacements, dim=-2), inside.cummin(dim=-1).values)
+    last = torch.tensor([width - 1, height - 1], device=path.device)
+    visible = ((path >= 0) & (path <= last)).all(dim=-1)
+    if consistent:
+        visible[..., 1:] &= torch.stack(consistent, dim=-1)
+    return Tracks(path, torch.stack(displacements, dim=-2), visible.cummin(dim=-1).values)
 
 
 def clip_tracks(
-    grey: Tensor, plan: ClipPlan, real: Tensor, flow: FlowEstimator, spacing: int
+    fields: Fields, plan: ClipPlan, real: Tensor, *, spacing: int, upsample: int = 1
 ) -> Tracks:
-    """Follow the seeds of each tubelet; flow is estimated only for the pairs that a step needs.
+    """Follow the seeds of each tubelet.
 
     Args:
-        grey: uint8 [B, R, H, W], the rows of the plan.
+        fields: motion of the pairs of the plan.
         plan: with a trajectory length of at least 1.
         real: bool [B, R]: False where a row repeats the video's last frame.
-        flow: the estimator.
         spacing: pixels from seed to seed.
+        upsample: only a grid this many times coarser is followed, see `refine`.
 
     Returns:
         Tracks with leading [B, T / tubelet, h, w].
     """
-    batch, _, height, width = grey.shape
-    rows = torch.tensor(plan.pairs, device=grey.device)
-    first, second = (grey.index_select(1, row).flatten(0, 1) for row in (rows, rows + 1))
-    fields = flow(first, second).reshape(batch, len(rows), 2, height, width)
-    steps = torch.tensor(plan.starts)[:, None] + torch.arange(plan.length + 1)
-    pair_index = torch.searchsorted(torch.tensor(plan.pairs), steps[:, :-1].contiguous())
-    tracks = follow(fields, pair_index, seed_grid(height, width, spacing))
-    lasting = real[:, steps.to(real.device)].cummin(dim=-1).values
+    height, width = fields.flow.shape[-2:]
+    rows = window_rows(plan)
+    pair_index = torch.searchsorted(torch.tensor(plan.pairs), rows[:, :-1].contiguous())
+    tracks = follow(fields, pair_index, seed_grid(height, width, spacing * upsample))
+    if upsample > 1:
+        tracks = refine(tracks, seed_grid(height, width, spacing))
+    return while_real(tracks, plan, real)
+
+
+def window_rows(plan: ClipPlan) -> Tensor:
+    """The rows that trajectories pass: int64 [T / tubelet, L + 1]."""
+    return torch.tensor(plan.starts)[:, None] + torch.arange(plan.length + 1)
+
+
+def while_real(tracks: Tracks, plan: ClipPlan, real: Tensor) -> Tracks:
+    """Tracks [B, T / tubelet, h, w] that end where rows [B, R] begin to repeat the last frame."""
+    rows = window_rows(plan).to(real.device)
+    lasting = real[:, rows].cummin(dim=-1).values
     visible = tracks.visible & lasting[:, :, None, None, :]
     return Tracks(tracks.points, tracks.displacements, visible)
+
+
+def refine(tracks: Tracks, seeds: Tensor) -> Tracks:
+    """Interpolate the motion of a coarse grid of points for a finer one (TrackMAE's up-sampling).
+
+    Displacements are bilinear between the four coarse seeds around a fine one, and those of the
+    nearest beyond the outermost; a fine point is visible while the coarse one whose cell it is in
+    is.
+
+    Args:
+        tracks: with leading [B, n, h, w], of a `seed_grid` that covers the same frame.
+        seeds: float32 [h · k, w · k, 2], a `seed_grid` k times finer.
+
+    Returns:
+        Tracks with leading [B, n, h · k, w · k].
+    """
+    batch, starts, height, _, length, _ = tracks.displacements.shape
+    size = seeds.shape[:2]
+    moved, going = (
+        interpolate(
+            steps.movedim((2, 3), (-2, -1)).flatten(0, 1).flatten(1, 2),
+            size=size,
+            mode="bilinear",
+            align_corners=False,
+        )
+        .reshape(batch, starts, length, 2, *size)
+        .movedim((-2, -1), (2, 3))
+        for steps in (tracks.displacements, tracks.points.diff(dim=-2))
+    )
+    factor = size[0] // height
+    visible = tracks.visible.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    first = seeds.to(going).expand(batch, starts, *size, 2)[..., None, :]
+    points = torch.cat([first, first + going.cumsum(dim=-2)], dim=-2)
+    return Tracks(points, moved, visible)
 
 
 def track(
@@ -109,6 +170,8 @@ def track(
     spacing: int = 8,
     starts: Sequence[int] | None = None,
     flow: FlowName = "dis-fast",
+    camera: bool = False,
+    visibility: Literal["frame", "forward-backward"] = "frame",
 ) -> Tracks:
     """Follow a grid of points through a video.
 
@@ -118,6 +181,8 @@ def track(
         spacing: pixels from point to point.
         starts: frames in which trajectories start; by default 0, L, 2L, … while L more follow.
         flow: the estimator's name.
+        camera: take the camera's motion out of the displacements.
+        visibility: see `MotionConfig`.
 
     Returns:
         Tracks with leading [n, h, w]: n starts, an h × w grid of points.
@@ -140,8 +205,23 @@ def track(
         )
     plan = ClipPlan(offsets=tuple(range(count)), inputs=begins, starts=begins, length=length)
     real = torch.ones(1, count, dtype=torch.bool, device=frames.device)
-    tracks = clip_tracks(grey(frames)[None], plan, real, make_flow(flow), spacing)
+    motion = MotionConfig(flow=flow, camera=camera, visibility=visibility)
+    fields = motion_fields(grey(frames)[None], plan, motion)
+    tracks = clip_tracks(fields, plan, real, spacing=spacing)
     return Tracks(tracks.points[0], tracks.displacements[0], tracks.visible[0])
+
+
+def _pixels(flow: Tensor) -> Tensor:
+    """[B, P, 2, H, W] → [B · P · H · W, 2]."""
+    return flow.permute(0, 1, 3, 4, 2).reshape(-1, 2)
+
+
+def _nearest(holds: Tensor, field: Tensor, point: Tensor) -> Tensor:
+    """What bool [B, P, H, W] says at the pixels nearest to points [B, n, h, w, 2]."""
+    height, width = holds.shape[-2:]
+    x = point[..., 0].round().long().clamp(0, width - 1)
+    y = point[..., 1].round().long().clamp(0, height - 1)
+    return holds.flatten()[(field * height + y) * width + x]
 
 
 def _sample(pixels: Tensor, field: Tensor, point: Tensor, height: int, width: int) -> Tensor:

@@ -127,7 +127,7 @@ def summary(config: PretrainConfig) -> str:
     targets = " and ".join([", ".join(named[:-1]), named[-1]] if named[:-1] else named)
     encoder = "A nano encoder" if model.size == "nano" else f"A ViT-{model.size.capitalize()}"
     motion = ""
-    if config.targets.needs_motion:
+    if config.targets.needs_tracks:
         motion = f"; trajectories of {config.motion.length} steps by {config.motion.flow} flow"
     return (
         f"{encoder}, trained on {config.data} to predict {targets} of hidden tokens. "

@@ -14,7 +14,7 @@ from m3video.config import ClipConfig, HogSettings, PretrainConfig, TrajectoryCo
 from m3video.model.masked_autoencoder import MaskedAutoencoder
 from m3video.report.overlays import Bools, Floats, Frame
 from m3video.targets.base import ClipView, by_patch
-from m3video.train.prepare import Batch, Finish, Prepare
+from m3video.train.prepare import Batch, Finish, Prepare, alone, clip_view
 from m3video.video.loader import Clips
 from m3video.video.sampling import ClipPlan, sample_generator
 
@@ -75,22 +75,15 @@ def predict(
     config = config.model_copy(update={"motion": motion})
     generator = sample_generator(config.train.seed, 0, int(clip.index))
     prepared = Prepare(config, plan)(clip, generator)
-    single = Clips(
-        frames=prepared.frames[None],
-        real=prepared.real[None],
-        label=prepared.label[None],
-        index=prepared.index[None],
-        extras={key: value[None] for key, value in prepared.extras.items()},
-        unreadable=[],
-    )
+    single = alone(prepared)
     batch = Finish(config, plan)(single)
     hidden_predictions = model(batch.clip, batch.mask)["predictions"]
     predictions = {key: spread(value, batch.mask) for key, value in hidden_predictions.items()}
-    view = ClipView(single.frames, single.real, plan, config.clip, config.motion)
+    view = clip_view(config, plan, single)
     tokens = config.clip.tokens
     hidden = batch.mask[0].reshape(tokens).numpy()
     parts: dict[str, Any] = {"hogs": hog_pictures(config, batch, predictions)}
-    if config.targets.needs_motion:
+    if config.targets.needs_tracks:
         tracks = view.tracks
         parts["tracks"] = (tracks.points[0].numpy(), tracks.visible[0].numpy())
     if "trajectory" in predictions:

@@ -19,7 +19,7 @@ from m3video.train.run import RunDirectory
 from m3video.video.loader import Clips, ClipSource, VideoClips
 from m3video.video.manifest import load_manifest
 from m3video.video.moving_shapes import CLASSES, MovingShapes
-from m3video.video.sampling import ClipPlan, plan_clip, sample_generator
+from m3video.video.sampling import ClipPlan, plan_run, sample_generator
 
 HELD_OUT = 2_000_000
 """First number of the rendered clips that are shown; training and probes use smaller ones."""
@@ -57,7 +57,7 @@ def load_run_model(run: Path) -> tuple[MaskedAutoencoder, PretrainConfig]:
     config = read_run_config(run)
     weights = RunDirectory(run).last / WEIGHTS
     tensors = read_tensors(weights)
-    plan = plan_clip(config.clip, config.trajectory_length)
+    plan = plan_run(config)
     with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
         model = build_model(config, Finish(config, plan).dims)
     load_weights(model, tensors, weights)
@@ -77,7 +77,7 @@ def sample_clips(run: Path, config: PretrainConfig, *, count: int) -> Samples:
     if not (place / WEIGHTS).is_file():
         return Samples([], ["There is no checkpoint yet, so there is nothing to predict with."])
     model, _ = load_run_model(run)
-    plan = plan_clip(config.clip, config.trajectory_length)
+    plan = plan_run(config)
     notes: list[str] = []
     clips = [
         predict(model, config, plan, clip, name)
@@ -118,6 +118,7 @@ def _find_clips(
             texture=config.shapes.texture,
             fixed=True,
             offset=HELD_OUT,
+            flow=config.motion.flow == "exact" and plan.length > 0,
         )
         for index in range(count):
             clip = source.clip(index, 0, sample_generator(config.train.seed, 0, index))

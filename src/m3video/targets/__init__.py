@@ -10,6 +10,13 @@ from collections.abc import Callable
 
 from m3video.config import PretrainConfig
 from m3video.targets.base import ClipView, Target, TargetMaker
+from m3video.targets.flow import FlowTarget
+from m3video.targets.flow_histograms import (
+    HofTarget,
+    MbhTarget,
+    TrajectoryHofTarget,
+    TrajectoryMbhTarget,
+)
 from m3video.targets.hog import HogTarget
 from m3video.targets.pixel import PixelTarget
 from m3video.targets.trajectory import TrajectoryTarget
@@ -20,8 +27,13 @@ __all__ = ["MAKERS", "ClipView", "Target", "TargetMaker", "build_targets"]
 MAKERS: dict[str, Callable[[PretrainConfig], TargetMaker]] = {
     "pixel": PixelTarget,
     "hog": HogTarget,
+    "flow": FlowTarget,
+    "hof": HofTarget,
+    "mbh": MbhTarget,
     "trajectory": TrajectoryTarget,
     "trajectory_hog": TrajectoryHogTarget,
+    "trajectory_hof": TrajectoryHofTarget,
+    "trajectory_mbh": TrajectoryMbhTarget,
 }
 
 

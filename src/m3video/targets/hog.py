@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from m3video.config import PretrainConfig
-from m3video.motion.descriptor import block_normalise, hog_grid
-from m3video.targets.base import ClipView, Target, by_patch
+from m3video.motion.descriptor import hog_grid
+from m3video.targets.base import ClipView, Target, by_patch, normalise_cells
 
 
 class HogTarget:
@@ -31,7 +31,6 @@ class HogTarget:
             images = view.grey[:, None, starts]
         histograms = hog_grid(images, bins=self.config.bins, cell=self.config.cell)
         values = by_patch(histograms.movedim(1, -2), view.clip.tokens).transpose(-3, -2)
-        if self.config.normalise == "block":
-            values = block_normalise(values, (-3, -2, -1))
+        values = normalise_cells(values, (-3, -2, -1), self.config.normalise)
         valid = torch.ones(*values.shape[:2], 1, dtype=torch.bool, device=values.device)
         return Target(values.flatten(2), valid)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from m3video.config import PretrainConfig
-from m3video.motion.descriptor import block_normalise, hog_at
-from m3video.targets.base import ClipView, Target, by_patch
+from m3video.motion.descriptor import hog_at
+from m3video.targets.base import ClipView, Target, by_patch, normalise_cells
 
 
 class TrajectoryHogTarget:
@@ -25,34 +24,19 @@ class TrajectoryHogTarget:
 
     def __call__(self, view: ClipView) -> Target:
         """Look only at the cells that points are in, at the time they are there."""
-        length = view.plan.length
-        points = by_patch(view.tracks.points[..., :length, :], view.clip.tokens)
-        visible = by_patch(view.tracks.visible[..., :length], view.clip.tokens)[..., None, None]
-        planes, frame = self._planes(view, points)
+        settings, channels = self.config, self.channels
+        planes = view.frames.movedim(-1, 2) if channels == 3 else view.grey[:, :, None]
+        points, frame = view.points_in(tuple(range(planes.shape[1])))
+        plane = frame[..., None] * channels + torch.arange(channels, device=frame.device)
         histograms = hog_at(
             planes.flatten(0, 2),
-            frame.flatten(),
-            points[..., None, :].expand(*frame.shape, 2).reshape(-1, 2),
-            bins=self.config.bins,
-            cell=self.config.cell,
+            plane.flatten(),
+            points[..., None, :].expand(*plane.shape, 2).reshape(-1, 2),
+            bins=settings.bins,
+            cell=settings.cell,
         )
-        values = histograms.reshape(*frame.shape, self.config.bins)
+        values = histograms.reshape(*plane.shape, settings.bins)
+        visible = by_patch(view.tracks.visible[..., :-1], view.clip.tokens)[..., None, None]
         values = torch.where(visible, values, 0)
-        if self.config.normalise == "block":
-            values = block_normalise(values, (-4, -2, -1))
+        values = normalise_cells(values, (-4, -2, -1), settings.normalise)
         return Target(values.flatten(2), visible.expand_as(values).flatten(2))
-
-    def _planes(self, view: ClipView, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Planes [B, R, channels, H, W], and which of them [B, N, K, L, channels] points are in."""
-        if self.config.colour == "rgb":
-            planes = view.frames.movedim(-1, 2)
-        else:
-            planes = view.grey[:, :, None]
-        batch, rows = planes.shape[:2]
-        _, down, across = view.clip.tokens
-        starts = torch.tensor(view.plan.starts).repeat_interleave(down * across)
-        row = starts[:, None] + torch.arange(view.plan.length)
-        image = torch.arange(batch)[:, None, None] * rows + row
-        plane = image[:, :, None, :, None] * self.channels + torch.arange(self.channels)
-        frame = plane.expand(*points.shape[:-1], self.channels)
-        return planes, frame.to(points.device)

@@ -21,14 +21,28 @@ from m3video.masking import make_mask
 from m3video.targets import build_targets
 from m3video.targets.base import ClipView, Target, TargetMaker
 from m3video.video.augment import normalise
-from m3video.video.loader import Clips
+from m3video.video.loader import FLOW, Clips
 from m3video.video.sampling import ClipPlan, plan_clip
 
 MASK = "mask"
 
 
-def _view(config: PretrainConfig, plan: ClipPlan, frames: Tensor, real: Tensor) -> ClipView:
-    return ClipView(frames=frames, real=real, plan=plan, clip=config.clip, motion=config.motion)
+def clip_view(config: PretrainConfig, plan: ClipPlan, clips: Clips) -> ClipView:
+    """A batch of clips [B, R, …] as targets read it."""
+    given = clips.extras.get(FLOW)
+    return ClipView(clips.frames, clips.real, plan, config.clip, config.motion, given)
+
+
+def alone(clip: Clips) -> Clips:
+    """A batch of one clip."""
+    return Clips(
+        frames=clip.frames[None],
+        real=clip.real[None],
+        label=clip.label[None],
+        index=clip.index[None],
+        extras={name: value[None] for name, value in clip.extras.items()},
+        unreadable=clip.unreadable,
+    )
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,8 @@ class Prepare:
         extras = {**clip.extras, MASK: mask}
         if self.config.motion.where == "step":
             return replace(clip, extras=extras)
-        view = _view(self.config, self.plan, clip.frames[None], clip.real[None])
+        view = clip_view(self.config, self.plan, alone(clip))
+        extras.pop(FLOW, None)
         for name, maker in self.makers.items():
             target = maker(view)
             extras[f"{name}/values"] = target.values[0]
@@ -115,7 +130,7 @@ class Finish:
         Args:
             clips: a batch that `Prepare` has seen, on the device of the model.
         """
-        view = _view(self.config, self.plan, clips.frames, clips.real)
+        view = clip_view(self.config, self.plan, clips)
         targets = {
             name: Target(clips.extras[f"{name}/values"], clips.extras[f"{name}/valid"])
             if f"{name}/values" in clips.extras

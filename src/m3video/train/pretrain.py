@@ -41,7 +41,7 @@ from m3video.train.step import StepResult, Trainer, choose_device
 from m3video.video.loader import Clips, ClipSource, VideoClips, make_loader
 from m3video.video.manifest import Manifest, load_manifest
 from m3video.video.moving_shapes import MovingShapes
-from m3video.video.sampling import ClipPlan, plan_clip
+from m3video.video.sampling import ClipPlan, plan_run
 
 MOVING_SHAPES = "moving-shapes"
 
@@ -70,7 +70,7 @@ def pretrain(config: PretrainConfig) -> Path:
     else:
         run.check_free()
     device = choose_device(config.train.device)
-    plan = plan_clip(config.clip, config.trajectory_length)
+    plan = plan_run(config)
     trainer = Trainer(config, plan, device)
     if config.init is not None and not config.resume:
         kept = load_init(trainer.model, config.init)
@@ -107,7 +107,11 @@ def _open_data(
     if config.data == MOVING_SHAPES:
         shapes = config.shapes
         clips = MovingShapes(
-            clips=shapes.clips, clip=config.clip, plan=plan, texture=shapes.texture
+            clips=shapes.clips,
+            clip=config.clip,
+            plan=plan,
+            texture=shapes.texture,
+            flow=config.motion.flow == "exact" and plan.length > 0,
         )
         return clips, None
     if config.resume:

@@ -36,6 +36,8 @@ from m3video.video.sampling import (
     span_rows,
 )
 
+FLOW = "flow"
+"""The extra of a clip that holds flow [P, 2, H, W] of the plan's pairs, if the source knows it."""
 REPLACEMENTS = 10
 """How many following indices are tried in place of one that cannot be read."""
 

@@ -16,10 +16,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from m3video.config import ClipConfig
 from m3video.errors import ConfigError
-from m3video.video.loader import Clips
+from m3video.video.loader import FLOW, Clips
 from m3video.video.sampling import ClipPlan, sample_generator
 from m3video.video.shapes_motion import CLASSES
 from m3video.video.shapes_render import render
@@ -47,6 +48,7 @@ class MovingShapes:
         texture: noise, photo or both.
         fixed: the clips are the same in every epoch and for every seed: for labelled sets.
         offset: number of the first clip; sets whose numbers do not meet share no clip.
+        flow: give the exact flow of the plan's pairs with each clip, as the extra `flow`.
 
     Raises:
         ConfigError: no clips, or an unknown texture.
@@ -63,6 +65,7 @@ class MovingShapes:
         texture: Texture,
         fixed: bool = False,
         offset: int = 0,
+        flow: bool = False,
     ) -> None:
         if clips < 1 or offset < 0:
             raise ConfigError(f"clips {clips} must be at least 1 and offset {offset} at least 0")
@@ -74,6 +77,7 @@ class MovingShapes:
         self.texture = texture
         self.fixed = fixed
         self.offset = offset
+        self.flow = flow
 
     def __len__(self) -> int:
         return self.clips
@@ -102,6 +106,11 @@ class MovingShapes:
             real=torch.ones(len(self.plan.offsets), dtype=torch.bool),
             label=label,
             index=torch.tensor(index),
-            extras={},
+            extras={FLOW: self._flow(scenes)} if self.flow else {},
             unreadable=[],
         )
+
+    def _flow(self, scenes: Scenes) -> Tensor:
+        """Exact flow of the plan's pairs of one scene: float32 [P, 2, H, W]."""
+        starts = [self.plan.offsets[row] for row in self.plan.pairs]
+        return torch.cat([scenes.flow(start, self.plan.step) for start in starts])

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from m3video.config import ClipConfig
+from m3video.config import ClipConfig, PretrainConfig
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class ClipPlan:
     """[T] rows (positions in `offsets`) that the encoder reads."""
     starts: tuple[int, ...]
     """[T / tubelet] rows: the first frame of each tubelet. With L > 0 the rows start … start + L
-    are consecutive raw frames."""
+    are `step` raw frames apart."""
     length: int
     """L: steps of a trajectory; 0 when no motion is needed."""
+    step: int = 1
+    """Raw frames of a step of a trajectory."""
 
     @property
     def span(self) -> int:
@@ -49,17 +51,19 @@ class ClipPlan:
         return tuple(sorted({row + step for row in self.starts for step in range(self.length)}))
 
 
-def plan_clip(clip: ClipConfig, length: int) -> ClipPlan:
+def plan_clip(clip: ClipConfig, length: int, step: int = 1) -> ClipPlan:
     """Find the rows of a clip whose trajectories have `length` steps (0: no motion is needed).
 
-    Trajectories are at the raw frame rate although the input is sparse (MME, arXiv 2210.06096,
-    "interpolation" of motion).
+    With steps of one raw frame motion is finer than the sparse input shows (MME, arXiv 2210.06096,
+    "interpolation" of motion); the other choice is the stride, from input frame to input frame.
     """
     if length < 0:
         raise ValueError(f"length {length} is negative: use 0 when no motion is needed")
+    if step not in (1, clip.stride):
+        raise ValueError(f"step {step} is neither 1 nor the stride {clip.stride}")
     inputs = [frame * clip.stride for frame in range(clip.frames)]
     starts = inputs[:: clip.tubelet]
-    windows = {start + step for start in starts for step in range(length + 1)}
+    windows = {start + step * number for start in starts for number in range(length + 1)}
     offsets = sorted(windows.union(inputs))
     row = {offset: position for position, offset in enumerate(offsets)}
     return ClipPlan(
@@ -67,7 +71,13 @@ def plan_clip(clip: ClipConfig, length: int) -> ClipPlan:
         inputs=tuple(row[offset] for offset in inputs),
         starts=tuple(row[offset] for offset in starts),
         length=length,
+        step=step,
     )
+
+
+def plan_run(config: PretrainConfig) -> ClipPlan:
+    """The plan of a run: what its clips, targets and mask need."""
+    return plan_clip(config.clip, config.plan_length, config.plan_step)
 
 
 def random_start(count: int, span: int, generator: torch.Generator) -> int:

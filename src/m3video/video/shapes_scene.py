@@ -114,13 +114,14 @@ class Scenes:
         visible = (inside & ~hidden).transpose(1, 2).reshape(batch, *shape, length + 1)
         return ExactTracks(path, path.diff(dim=-2), visible)
 
-    def flow(self, frame: int) -> Tensor:
-        """Exact flow from a frame to the next: float32 [B, 2, H, W] in pixels."""
+    def flow(self, frame: int, step: int = 1) -> Tensor:
+        """Exact flow from a frame to the one `step` later: float32 [B, 2, H, W] in pixels."""
         height, width = self.size
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         grid = torch.stack([x, y], dim=-1)[None].to(self.pan.device)
-        step = self.tracks(grid, frame, 1).displacements[..., 0, :]
-        return step.permute(0, 3, 1, 2)
+        tracks = self.tracks(grid, frame, step)
+        moved = tracks.points[..., -1, :] - tracks.points[..., 0, :]
+        return moved.permute(0, 3, 1, 2)
 
     def _local(self, points: Tensor, window: slice) -> Tensor:
         """Frame to tiles: [B, F or 1, P, 2] pixels -> [B, K, F, P, 2] radii."""

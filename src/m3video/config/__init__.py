@@ -1,0 +1,58 @@
+"""Every setting of a run: pydantic models that the command line, YAML files and recipes share.
+
+The docstring below a field is its help text. Unknown keys are refused. A resolved config is saved
+as `config.yaml` in the run directory and can be given back with `--config`.
+"""
+
+from m3video.config.base import Config, one_line, save_config
+from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
+from m3video.config.motion import FLOW_NAMES, FlowName, MotionConfig
+from m3video.config.pretrain import PretrainConfig, load_pretrain_config
+from m3video.config.probe import ProbeConfig
+from m3video.config.targets import (
+    Activation,
+    FlowConfig,
+    HeadKind,
+    HofConfig,
+    HogConfig,
+    HogSettings,
+    MbhConfig,
+    PixelConfig,
+    TargetsConfig,
+    TrajectoryConfig,
+    TrajectoryHofConfig,
+    TrajectoryHogConfig,
+    TrajectoryMbhConfig,
+)
+from m3video.config.train import ModelConfig, ShapesConfig, TrainConfig
+
+__all__ = [
+    "FLOW_NAMES",
+    "Activation",
+    "AugmentConfig",
+    "ClipConfig",
+    "Config",
+    "FlowConfig",
+    "FlowName",
+    "HeadKind",
+    "HofConfig",
+    "HogConfig",
+    "HogSettings",
+    "MaskConfig",
+    "MbhConfig",
+    "ModelConfig",
+    "MotionConfig",
+    "PixelConfig",
+    "PretrainConfig",
+    "ProbeConfig",
+    "ShapesConfig",
+    "TargetsConfig",
+    "TrainConfig",
+    "TrajectoryConfig",
+    "TrajectoryHofConfig",
+    "TrajectoryHogConfig",
+    "TrajectoryMbhConfig",
+    "load_pretrain_config",
+    "one_line",
+    "save_config",
+]

@@ -1,0 +1,120 @@
+"""A pre-training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from m3video.config.base import Config, one_line
+from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
+from m3video.config.motion import MotionConfig
+from m3video.config.targets import GRID_TARGETS, TargetsConfig
+from m3video.config.train import ModelConfig, ShapesConfig, TrainConfig
+from m3video.errors import ConfigError
+
+
+class PretrainConfig(Config):
+    """Pre-train a video transformer by predicting what is hidden."""
+
+    data: str
+    """A folder of videos, a manifest (CSV), a list of "path label" lines, or `moving-shapes`."""
+    out: Path
+    """The run directory."""
+    resume: bool = False
+    """Go on with the interrupted run in `out`."""
+    init: Path | None = None
+    """Start from the weights of this run or model directory."""
+    clip: ClipConfig = ClipConfig()
+    """What one clip is."""
+    augment: AugmentConfig = AugmentConfig()
+    """Crop and flip."""
+    mask: MaskConfig = MaskConfig()
+    """What is hidden."""
+    motion: MotionConfig = MotionConfig()
+    """How motion is found."""
+    targets: TargetsConfig
+    """What hidden tokens must predict."""
+    model: ModelConfig = ModelConfig()
+    """Encoder and decoder."""
+    train: TrainConfig = TrainConfig()
+    """Optimiser, schedule, run."""
+    shapes: ShapesConfig = ShapesConfig()
+    """The rendered data set."""
+
+    @property
+    def needs_tracks(self) -> bool:
+        """Whether a target or the mask needs trajectories."""
+        return self.targets.needs_tracks or self.mask.needs_tracks
+
+    @property
+    def plan_length(self) -> int:
+        """Steps of motion after each tubelet's first frame: L, 1 for flow alone, 0 for none."""
+        if self.needs_tracks:
+            return self.motion.length
+        return 1 if self.targets.needs_flow else 0
+
+    @property
+    def plan_step(self) -> int:
+        """Raw frames of a step."""
+        return 1 if self.motion.interpolate else self.clip.stride
+
+    @property
+    def spacing(self) -> int:
+        """Pixels from one seed to the next."""
+        return self.clip.patch // round(self.motion.seeds**0.5)
+
+    @model_validator(mode="after")
+    def _cells_fit_patches(self) -> Self:
+        patch = self.clip.patch
+        for name, target in self.targets.active.items():
+            cell = getattr(target, "cell", 1)
+            if name in GRID_TARGETS and patch % cell:
+                raise ValueError(f"targets.{name}.cell {cell} does not divide patch {patch}")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_fit_frames(self) -> Self:
+        if not self.needs_tracks:
+            return self
+        if self.clip.patch % round(self.motion.seeds**0.5):
+            raise ValueError(
+                f"motion.seeds {self.motion.seeds} does not fit patch {self.clip.patch}"
+            )
+        coarse = self.spacing * self.motion.upsample
+        if any(side % coarse for side in self.clip.size):
+            height, width = self.clip.size
+            raise ValueError(
+                f"motion.upsample {self.motion.upsample} follows points {coarse} px apart, and "
+                f"size {height}×{width} is not a multiple of that"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _motion_is_known(self) -> Self:
+        if self.motion.flow == "exact" and self.data != "moving-shapes":
+            raise ValueError(
+                f"motion.flow exact is for data moving-shapes, and data is {self.data!r}"
+            )
+        return self
+
+
+def load_pretrain_config(path: Path) -> PretrainConfig:
+    """Read a config that `save_config` wrote, or that a person did.
+
+    Raises:
+        ConfigError: not YAML, unknown keys, or values that are not allowed.
+    """
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as a YAML config: {reason}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: not a mapping of names to values, as a run's config.yaml is")
+    try:
+        return PretrainConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error

@@ -1,0 +1,52 @@
+"""Probes of frozen features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic.types import NonNegativeFloat, PositiveFloat
+
+from m3video.config.base import Config
+
+
+class ProbeConfig(Config):
+    """Measure frozen features: linear probe and k nearest neighbours on labelled videos."""
+
+    init: Path
+    """A run or model directory."""
+    data: str
+    """Labelled videos: a folder of class folders, a manifest, a list, or `moving-shapes`."""
+    out: Path | None = None
+    """Where the result is written; by default `probe-DATA.json` in a run directory."""
+    untrained: bool = False
+    """Use the same architecture with fresh weights: the baseline."""
+    group: str | None = None
+    """Manifest column whose videos stay together when the data is split, e.g. the scene."""
+    folds: int = Field(5, ge=2)
+    """Parts of the cross-validation; not used when the manifest has a column `split`."""
+    segments: int = Field(2, ge=1)
+    """Clips a video, evenly spaced; their features are averaged."""
+    lr: tuple[PositiveFloat, ...] = Field((0.3, 0.1, 0.03, 0.01), min_length=1)
+    """Learning rates of the linear probe, all in one pass."""
+    weight_decay: tuple[NonNegativeFloat, ...] = Field((0.0, 1e-3, 1e-2), min_length=1)
+    """Weight decays of the linear probe, all in one pass."""
+    epochs: int = Field(100, ge=1)
+    """Passes of the linear probe over the features."""
+    neighbours: int = Field(20, ge=1)
+    """k of the nearest-neighbour vote."""
+    batch: int = Field(32, ge=1)
+    """Clips at a time through the encoder."""
+    workers: int = Field(2, ge=0)
+    """Data worker processes."""
+    device: str = "auto"
+    """auto, cpu, cuda, or any torch device."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Of the folds, the batches and the fresh weights."""
+    train_clips: int = Field(1200, ge=1)
+    """Training clips of `moving-shapes`."""
+    test_clips: int = Field(600, ge=1)
+    """Test clips of `moving-shapes`."""
+    texture: Literal["noise", "photo", "both"] = "both"
+    """Textures of `moving-shapes`."""
