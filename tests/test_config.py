@@ -65,6 +65,21 @@ def test_tokens_of_a_non_square_clip() -> None:
         ({"train": {"betas": (0.9, 1.0)}}, "less than 1"),
         ({"train": {"epochs": float("inf")}}, "finite"),
         ({"train": {"seed": 2**70}}, "less than"),
+        ({"motion": {"flow": "raft"}}, "raft needs weights"),
+        ({"motion": {"weights": "w.pth"}}, "weights are for flow raft, and flow is dis-fast"),
+        ({"motion": {"flow": "exact"}}, "exact is for data moving-shapes, and data is 'x'"),
+        ({"motion": {"flow": "codec", "visibility": "forward-backward"}}, "codec knows no way"),
+        ({"motion": {"tracker": "a:b", "visibility": "forward-backward"}}, "use visibility frame"),
+        ({"motion": {"tracker": "a:b", "camera": True}}, "a tracker gives none"),
+        ({"motion": {"tracker": "a.b"}}, "match pattern"),
+        ({"motion": {"length": 17}}, "less than or equal to 16"),
+        (
+            {"motion": {"upsample": 4, "seeds": 1}, "targets": {"trajectory": {"weight": 1}}},
+            r"upsample 4 follows points 64 px apart, and size 224×224",
+        ),
+        ({"targets": {"mbh": {"weight": 1, "cell": 6}}}, r"targets\.mbh\.cell 6 does not divide"),
+        ({"mask": {"decode": 0}}, "greater than 0"),
+        ({"mask": {"high": 1.5}}, "less than or equal to 1"),
         ({"train": {"batch": 5, "accumulate": 2}}, "batch 5 is not a multiple of accumulate 2"),
     ],
 )
@@ -79,7 +94,9 @@ def test_contradictions_are_named(settings: dict[str, object], words: str) -> No
 def test_only_motion_targets_need_trajectories() -> None:
     still = TargetsConfig.model_validate({"pixel": {"weight": 1}, "hog": {"weight": 0.5}})
     moving = TargetsConfig.model_validate({"pixel": {"weight": 1}, "trajectory_hog": {"weight": 1}})
-    assert (still.needs_motion, moving.needs_motion) == (False, True)
+    flowing = TargetsConfig.model_validate({"hof": {"weight": 1}})
+    assert [t.needs_tracks for t in (still, moving, flowing)] == [False, True, False]
+    assert [t.needs_flow for t in (still, moving, flowing)] == [False, False, True]
     assert list(moving.active) == ["pixel", "trajectory_hog"]
 
 

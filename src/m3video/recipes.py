@@ -72,6 +72,29 @@ RECIPES: dict[str, Recipe] = {
             "train": {"epochs": 800, "warmup": 0.05},
         },
     ),
+    "maskfeat": Recipe(
+        "MaskFeat's target: HOG of three channels on a fixed grid, cubes of tokens hidden. Its own "
+        "model has no decoder; here it is that of `mme`.",
+        merge(
+            _MME_BASE,
+            {
+                "mask": {"kind": "block", "ratio": 0.4},
+                "targets": {"hog": {"weight": 1.0, "colour": "rgb"}},
+            },
+        ),
+    ),
+    "flow": Recipe(
+        "Optical flow from each tubelet's first frame, down-sampled to cells.",
+        merge(_MME_BASE, {"targets": {"flow": {"weight": 1.0}}}),
+    ),
+    "hof": Recipe(
+        "Histograms of the direction of flow (dense trajectories' HOF).",
+        merge(_MME_BASE, {"targets": {"hof": {"weight": 1.0}}}),
+    ),
+    "mbh": Recipe(
+        "Motion boundary histograms: where flow changes (dense trajectories' MBH).",
+        merge(_MME_BASE, {"targets": {"mbh": {"weight": 1.0}}}),
+    ),
     "mme": Recipe(
         "Masked Motion Encoding as the paper describes it: where points go (displacements at the "
         "raw frame rate) and what they carry (HOG along the trajectory), tube mask 0.7.",
@@ -103,20 +126,70 @@ RECIPES: dict[str, Recipe] = {
             },
         ),
     ),
+    "trackmae": Recipe(
+        "TrackMAE's targets: pixels and where points go, a decoder each; visible tokens are drawn "
+        "half from what moves; every second point in x and y is followed, the others interpolated. "
+        "The points follow our flow instead of CoTracker3.",
+        {
+            "mask": {"kind": "motion-bins", "ratio": 0.9, "high": 0.5},
+            "motion": {"flow": "dis-fast", "length": 6, "seeds": 4, "upsample": 2},
+            "targets": {
+                "pixel": {"weight": 1.0},
+                "trajectory": {"weight": 1.0, "normalise": "none", "scale": 4.0},
+            },
+            "model": {
+                "size": "b",
+                "decoder_width": 384,
+                "decoder_depth": 4,
+                "decoder_heads": 6,
+                "decoders": "per-target",
+            },
+            "train": {"epochs": 800, "warmup": 0.05},
+        },
+    ),
+    "m3": Recipe(
+        "Ours: where points go relative to the camera, and what they carry.",
+        merge(
+            _MME_BASE,
+            {
+                "motion": {"camera": True},
+                "targets": {
+                    "trajectory": {"weight": 1.0, "normalise": "none", "scale": 4.0},
+                    "trajectory_hog": {"weight": 1.0},
+                },
+            },
+        ),
+    ),
 }
 
 
-def _tiny(recipe: Recipe) -> Recipe:
-    """The recipe for 64×64 clips and a CPU: smaller cells, and motions of fewer pixels."""
-    settings = merge(recipe.settings, _TINY)
-    for name in {"hog", "trajectory_hog"} & set(settings["targets"]):
-        settings = merge(settings, {"targets": {name: {"cell": 4}}})
-    if settings["targets"].get("trajectory", {}).get("normalise") == "none":
-        settings = merge(settings, {"targets": {"trajectory": {"clamp": 6.0, "scale": 1.5}}})
-    return Recipe(f"For CPUs, 64×64 clips. {recipe.summary}", settings)
+# What is measured in pixels, at a bit over a quarter of 224.
+_TINY_PIXELS: Settings = {
+    "hog": {"cell": 4},
+    "flow": {"cell": 4, "clamp": 6.0, "scale": 1.5},
+    "hof": {"cell": 4, "still": 0.12},
+    "mbh": {"cell": 4},
+    "trajectory": {"clamp": 6.0, "scale": 1.5},
+    "trajectory_hog": {"cell": 4},
+    "trajectory_hof": {"cell": 4, "still": 0.12},
+    "trajectory_mbh": {"cell": 4},
+}
 
 
-RECIPES.update({f"{name}-tiny": _tiny(recipe) for name, recipe in list(RECIPES.items())})
+def _tiny(settings: Settings) -> Settings:
+    """Settings for 64×64 clips and a CPU: smaller cells, and motions of fewer pixels."""
+    targets = {name: _TINY_PIXELS.get(name, {}) for name in settings["targets"]}
+    if settings["targets"].get("trajectory", {}).get("normalise", "none") != "none":
+        targets["trajectory"] = {}  # z-scores have no scale
+    return merge(merge(settings, _TINY), {"targets": targets})
+
+
+RECIPES.update(
+    {
+        f"{name}-tiny": Recipe(f"For CPUs, 64×64 clips. {recipe.summary}", _tiny(recipe.settings))
+        for name, recipe in list(RECIPES.items())
+    }
+)
 
 
 def recipe_config(

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from m3video.config import ClipConfig, MotionConfig, TargetsConfig
+from m3video.config import ClipConfig, MotionConfig
 from m3video.errors import ConfigError
+from m3video.motion import fields
+from m3video.motion.fields import Fields, motion_fields
 from m3video.motion.flow import grey, make_flow
-from m3video.motion.trajectory import Tracks, clip_tracks, follow, seed_grid, track
+from m3video.motion.trajectory import Tracks, clip_tracks, follow, refine, seed_grid, track
 from m3video.video.augment import Crop
 from m3video.video.sampling import ClipPlan, plan_clip, span_rows
 from tests.motion.textures import panned
@@ -27,7 +29,8 @@ def affine_flow(height: int, width: int, matrix: Tensor, shift: Tensor) -> Tenso
 
 def follow_one(field: Tensor, length: int, seeds: Tensor) -> Tracks:
     """Follow seeds through the same field at every step; leading dimensions [1, 1] dropped."""
-    tracks = follow(field[None, None], torch.zeros(1, length, dtype=torch.long), seeds)
+    whole = Fields(field[None, None])
+    tracks = follow(whole, torch.zeros(1, length, dtype=torch.long), seeds)
     return Tracks(tracks.points[0, 0], tracks.displacements[0, 0], tracks.visible[0, 0])
 
 
@@ -117,7 +120,7 @@ def test_sampling_is_that_of_torch() -> None:
     flow = torch.randn(3, 4, 2, height, width)
     seeds = torch.rand(5, 6, 2) * torch.tensor([width + 6.0, height + 6.0]) - 3
     index = torch.tensor([[2], [0], [3]])
-    tracks = follow(flow, index, seeds)
+    tracks = follow(Fields(flow), index, seeds)
     normal = 2 * seeds / torch.tensor([width - 1, height - 1]) - 1
     for batch in range(3):
         for start in range(3):
@@ -134,7 +137,8 @@ def test_each_start_follows_its_own_pairs() -> None:
     flow = torch.zeros(2, 3, 2, 16, 24)
     flow[0, :, 0] = torch.tensor([0.25, 0.5, 1.0])[:, None, None]
     flow[1, :, 1] = torch.tensor([0.25, 0.5, 1.0])[:, None, None]
-    tracks = follow(flow, torch.tensor([[0, 1], [2, 0]]), seed_grid(16, 24, 8))
+    index = torch.tensor([[0, 1], [2, 0]])
+    tracks = follow(Fields(flow), index, seed_grid(16, 24, 8))
     moved = tracks.displacements[:, :, 0, 0]
     assert moved[0, :, :, 0].tolist() == [[0.25, 0.5], [1.0, 0.25]]
     assert moved[1, :, :, 1].tolist() == [[0.25, 0.5], [1.0, 0.25]]
@@ -145,7 +149,7 @@ def test_a_point_that_leaves_never_comes_back() -> None:
     """It goes out to the right by 6 px and returns by 6 px: invalid from the step that left."""
     flow = torch.zeros(1, 2, 2, 16, 24)
     flow[0, 0, 0], flow[0, 1, 0] = 6.0, -6.0
-    tracks = follow(flow, torch.tensor([[0, 1, 0]]), seed_grid(16, 24, 8))
+    tracks = follow(Fields(flow), torch.tensor([[0, 1, 0]]), seed_grid(16, 24, 8))
     assert tracks.visible[0, 0, 0].tolist() == [
         [True, True, True, True],
         [True, True, True, True],
@@ -162,30 +166,27 @@ def test_the_frame_ends_at_the_centres_of_its_border_pixels(x: float, inside: bo
 
 
 def motion_plan(clip: ClipConfig) -> ClipPlan:
-    targets = TargetsConfig.model_validate({"trajectory": {"weight": 1}})
-    assert targets.needs_motion
-    return plan_clip(clip, MotionConfig(length=3).length)
+    return plan_clip(clip, 3)
 
 
-def counted(calls: list[int]):  # type: ignore[no-untyped-def]
-    """dis-fast that notes how many pairs it is asked for."""
-    flow = make_flow("dis-fast")
-
-    def estimate(first: Tensor, second: Tensor) -> Tensor:
-        calls.append(len(first))
-        return flow(first, second)
-
-    return estimate
-
-
-def test_flow_is_computed_for_needed_pairs_only() -> None:
+def test_flow_is_computed_for_needed_pairs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of different tubelets are not joined, and rows between them are not read."""
     clip = ClipConfig(frames=4, stride=4, size=(32, 48))
     plan = motion_plan(clip)  # starts at raw 0 and 8, L = 3: 3 + 3 pairs of 11 + inputs at 4, 12
     frames = grey(panned(plan.span, 32, 48, (1.5, -0.5)))[list(plan.offsets)]
     real = torch.ones(1, len(plan.offsets), dtype=torch.bool)
     calls: list[int] = []
-    tracks = clip_tracks(frames[None], plan, real, counted(calls), 8)
+    flow = make_flow("dis-fast")
+
+    def counted(first: Tensor, second: Tensor) -> Tensor:
+        calls.append(len(first))
+        return flow(first, second)
+
+    monkeypatch.setattr(fields, "make_flow", lambda name, weights: counted)
+    found = motion_fields(frames[None], plan, MotionConfig())
+    assert (found.camera, found.consistent) == (None, None)
+    assert found.relative is found.flow
+    tracks = clip_tracks(found, plan, real, spacing=8)
     assert calls == [6]
     assert tracks.points.shape == (1, 2, 4, 6, 4, 2)
     inner = tracks.displacements[0, :, 1:-1, 1:-1]
@@ -197,9 +198,88 @@ def test_motion_ends_where_the_video_ends() -> None:
     plan = motion_plan(clip)  # starts at raw 0 and 4, each with 3 steps
     _, real = span_rows(plan, 0, 6)  # frames 0 … 5: the second start can make one step
     frames = grey(panned(len(real), 32, 48, (0.0, 0.0)))
-    tracks = clip_tracks(frames[None], plan, torch.tensor([real]), make_flow("dis-fast"), 8)
+    found = motion_fields(frames[None], plan, MotionConfig())
+    tracks = clip_tracks(found, plan, torch.tensor([real]), spacing=8)
     assert tracks.visible[0, 0].all()
     assert tracks.visible[0, 1, 2, 3].tolist() == [True, True, False, False]
+
+
+def test_steps_of_the_stride_go_from_input_to_input() -> None:
+    """interpolate: False. The same motion in longer steps, over the same frames."""
+    clip = ClipConfig(frames=4, stride=3, size=(32, 48))
+    plan = plan_clip(clip, 2, clip.stride)
+    assert plan.offsets == (0, 3, 6, 9, 12)
+    assert (plan.starts, plan.pairs, plan.step) == ((0, 2), (0, 1, 2, 3), 3)
+    frames = grey(panned(plan.span, 32, 48, (1.0, -0.5)))[list(plan.offsets)]
+    real = torch.ones(1, len(plan.offsets), dtype=torch.bool)
+    tracks = clip_tracks(motion_fields(frames[None], plan, MotionConfig()), plan, real, spacing=8)
+    inner = tracks.displacements[0, :, 1:-1, 1:-1]
+    assert inner.mean(dim=(0, 1, 2, 3)).tolist() == pytest.approx([3.0, -1.5], abs=0.2)
+    with pytest.raises(ValueError, match="step 2 is neither 1 nor the stride 3"):
+        plan_clip(clip, 2, 2)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_the_motion_of_a_coarse_grid_is_interpolated_for_a_finer_one(factor: int) -> None:
+    """Motion linear in x and y is met exactly between the outermost coarse seeds."""
+    height, width, spacing = 64, 96, 8
+    field = affine_flow(
+        height, width, torch.tensor([[0.01, 0.0], [0.0, -0.02]]), torch.tensor([0.3, 0.1])
+    )
+    coarse = follow(
+        Fields(field[None, None]),
+        torch.zeros(1, 3, dtype=torch.long),
+        seed_grid(height, width, spacing * factor),
+    )
+    fine = refine(coarse, seed_grid(height, width, spacing))
+    direct = follow_one(field, 3, seed_grid(height, width, spacing))
+    assert fine.points.shape == (1, 1, 8, 12, 4, 2)
+    assert torch.equal(fine.points[..., 0, :], direct.points[None, None, ..., 0, :])
+    edge = factor // 2
+    inner = (slice(edge, -edge), slice(edge, -edge))
+    torch.testing.assert_close(fine.points[0, 0][inner], direct.points[inner])
+    torch.testing.assert_close(fine.displacements[0, 0][inner], direct.displacements[inner])
+
+
+def test_a_fine_point_is_visible_while_its_coarse_one_is() -> None:
+    points = torch.zeros(1, 1, 2, 3, 3, 2)
+    visible = torch.ones(1, 1, 2, 3, 3, dtype=torch.bool)
+    visible[0, 0, 1, 2, 1:] = False
+    tracks = Tracks(points, points.diff(dim=-2), visible)
+    fine = refine(tracks, seed_grid(32, 48, 8)).visible[0, 0, :, :, 2]
+    expected = torch.ones(4, 6, dtype=torch.bool)
+    expected[2:, 4:] = False
+    assert torch.equal(fine, expected)
+
+
+def test_points_stay_with_their_content_while_displacements_are_relative() -> None:
+    flow = torch.zeros(1, 1, 2, 16, 24)
+    flow[:, :, 0] = 1.5
+    pan = torch.eye(3)
+    pan[:2, 2] = torch.tensor([1.0, 0.25])
+    tracks = follow(
+        Fields(flow, pan[None, None]), torch.zeros(1, 2, dtype=torch.long), seed_grid(16, 24, 8)
+    )
+    assert (tracks.points.diff(dim=-2) == torch.tensor([1.5, 0.0])).all()
+    assert (tracks.displacements == torch.tensor([0.5, -0.25])).all()
+    relative = Fields(flow, pan[None, None]).relative
+    assert (relative == torch.tensor([0.5, -0.25])[:, None, None]).all()
+
+
+def test_a_point_whose_flow_is_not_consistent_is_lost_from_there_on() -> None:
+    flow = torch.zeros(1, 2, 2, 16, 24)
+    flow[:, :, 0] = 2.0
+    holds = torch.ones(1, 2, 16, 24, dtype=torch.bool)
+    seeds = seed_grid(16, 24, 8)
+    assert seeds[0, 1].tolist() == [11.5, 3.5]  # in 13.5, after a step: the pixel 14 is nearest
+    holds[0, 1, :8, 13] = False
+    index = torch.tensor([[0, 1]])
+    tracks = follow(Fields(flow, None, holds), index, seeds)
+    assert tracks.visible[0, 0, :, 1].all()
+    holds[0, 1, :8, 14] = False
+    tracks = follow(Fields(flow, None, holds), index, seeds)
+    assert tracks.visible[0, 0, :, 1].tolist() == [[True, True, False], [True, True, True]]
+    assert tracks.visible[0, 0, :, 0].all()
 
 
 def inner_mean(tracks: Tracks) -> list[float]:

@@ -7,9 +7,12 @@ and not to matched features. Where one moving thing covers most of a frame, it i
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _SAMPLES = 32
@@ -17,6 +20,10 @@ _SAMPLES = 32
 _TOLERANCE = 1.0
 """Pixels by which a point may miss the homography and still belong to the background; fewer in
 frames smaller than 224 pixels, where things move fewer pixels."""
+_TIGHTEST = 0.05
+"""Pixels that a point may always miss it by."""
+_FEWEST = 8
+"""Points that a homography is fitted to at least; four would always fit."""
 
 
 def camera_motion(flow: Tensor) -> Tensor:
@@ -39,16 +46,30 @@ def camera_motion(flow: Tensor) -> Tensor:
     tolerance = _TOLERANCE * min(1.0, max(height, width) / 224)
     found = np.empty((len(flow), 3, 3), np.float32)
     for matrix, displacement in zip(found, moved, strict=True):
-        fitted, _ = cv2.findHomography(start, start + displacement, cv2.RANSAC, tolerance)
-        # fewer than four points, or a field that no homography explains
-        matrix[:] = np.eye(3) if fitted is None else fitted
+        matrix[:] = _fit(start, start + displacement, tolerance)
     return torch.from_numpy(found).to(flow.device)
+
+
+def _fit(start: NDArray[np.float32], end: NDArray[np.float32], tolerance: float) -> NDArray[Any]:
+    """A homography [3, 3], fitted twice: what moves slowly by itself pulls at the first fit, and is
+    left out of the second, which tolerates no more than the first one's typical miss."""
+    fitted: NDArray[Any] = np.eye(3)
+    if len(start) < _FEWEST:
+        return fitted
+    for _ in range(2):
+        matrix, chosen = cv2.findHomography(start, end, cv2.RANSAC, tolerance)
+        if matrix is None:  # a field that no homography explains
+            break
+        fitted = matrix
+        inside = chosen.ravel().astype(bool)
+        reached = cv2.perspectiveTransform(start[None, inside], matrix)[0]
+        missed = np.linalg.norm(reached - end[inside], axis=-1)
+        tolerance = float(np.clip(3 * np.median(missed), _TIGHTEST, tolerance))
+    return fitted
 
 
 def remove_camera(flow: Tensor, homographies: Tensor) -> Tensor:
     """Flow as seen by a camera that stands still from each first to each second frame.
-
-    Where a pixel ends is brought back into the first frame's view: H⁻¹(x + flow) − x.
 
     Args:
         flow: float32 [P, 2, H, W].
@@ -63,7 +84,16 @@ def remove_camera(flow: Tensor, homographies: Tensor) -> Tensor:
         torch.arange(width, device=flow.device, dtype=flow.dtype),
         indexing="ij",
     )
-    back = torch.linalg.inv(homographies)[:, :, :, None, None]
-    end_x, end_y = x + flow[:, 0], y + flow[:, 1]
-    seen = back[:, :, 0] * end_x[:, None] + back[:, :, 1] * end_y[:, None] + back[:, :, 2]
-    return torch.stack([seen[:, 0] / seen[:, 2] - x, seen[:, 1] / seen[:, 2] - y], dim=1)
+    end = torch.stack([x + flow[:, 0], y + flow[:, 1]], dim=-1)
+    seen = bring_back(end, torch.linalg.inv(homographies)[:, None, None])
+    return torch.stack([seen[..., 0] - x, seen[..., 1] - y], dim=1)
+
+
+def bring_back(points: Tensor, inverse: Tensor) -> Tensor:
+    """Where points [..., 2] of a second frame are in the view of the first; inverse [..., 3, 3]."""
+    x, y = points.unbind(-1)
+    across, down, scale = (
+        inverse[..., row, 0] * x + inverse[..., row, 1] * y + inverse[..., row, 2]
+        for row in range(3)
+    )
+    return torch.stack([across / scale, down / scale], dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,10 +21,19 @@ class Fields:
 
     flow: Tensor
     """float32 [B, P, 2, H, W] in pixels: where the content of each pixel goes."""
-    relative: Tensor
-    """The same without the camera's motion; `flow` itself where that is kept."""
+    camera: Tensor | None = None
+    """float32 [B, P, 3, 3]: the camera's motion that is to be removed, a homography from each first
+    to each second frame; None: it is kept."""
     consistent: Tensor | None = None
     """bool [B, P, H, W]: the flow back leads to where a pixel came from; None: not checked."""
+
+    @cached_property
+    def relative(self) -> Tensor:
+        """Flow without the camera's motion, if that is to be removed: float32 [B, P, 2, H, W]."""
+        if self.camera is None:
+            return self.flow
+        still = remove_camera(self.flow.flatten(0, 1), self.camera.flatten(0, 1))
+        return still.reshape(self.flow.shape)
 
 
 def motion_fields(
@@ -53,11 +63,8 @@ def motion_fields(
         if motion.visibility == "forward-backward":
             consistent = agree(flow, estimate(second, first)).reshape(*shape[:2], height, width)
         flow = flow.reshape(shape)
-    if not motion.camera:
-        return Fields(flow, flow, consistent)
-    pairs = flow.flatten(0, 1)
-    relative = remove_camera(pairs, camera_motion(pairs)).reshape(shape)
-    return Fields(flow, relative, consistent)
+    camera = camera_motion(flow.flatten(0, 1)).reshape(*shape[:2], 3, 3) if motion.camera else None
+    return Fields(flow, camera, consistent)
 
 
 def agree(forward: Tensor, backward: Tensor) -> Tensor:

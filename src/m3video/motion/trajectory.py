@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from m3video.config import FlowName, MotionConfig
 from m3video.errors import ConfigError
+from m3video.motion.camera import bring_back
 from m3video.motion.fields import Fields, motion_fields
 from m3video.motion.flow import grey
 from m3video.video.augment import check_frames
@@ -65,10 +66,9 @@ def follow(fields: Fields, pair_index: Tensor, seeds: Tensor) -> Tracks:
     """
     batch, pairs, _, height, width = fields.flow.shape
     starts, length = pair_index.shape
-    moving = fields.flow is not fields.relative
     # all pixels of all fields in one list, so that a step gathers four of them a point, not fields
-    pixels = _pixels(fields.flow)
-    relative = _pixels(fields.relative) if moving else pixels
+    pixels = fields.flow.permute(0, 1, 3, 4, 2).reshape(-1, 2)
+    back = None if fields.camera is None else torch.linalg.inv(fields.camera).flatten(0, 1)
     clip = torch.arange(batch, device=pixels.device)[:, None, None, None] * pairs
     seeds = seeds.to(fields.flow)
     point = seeds.expand(batch, starts, *seeds.shape)
@@ -76,13 +76,12 @@ def follow(fields: Fields, pair_index: Tensor, seeds: Tensor) -> Tracks:
     consistent = []
     for step in range(length):
         field = clip + pair_index[:, step].to(pixels.device)[None, :, None, None]
-        displacement = _sample(pixels, field, point, height, width)
-        displacements.append(
-            _sample(relative, field, point, height, width) if moving else displacement
-        )
+        reached = point + _sample(pixels, field, point, height, width)
+        own = reached if back is None else bring_back(reached, back[field])
+        displacements.append(own - point)
         if fields.consistent is not None:
             consistent.append(_nearest(fields.consistent, field, point))
-        point = point + displacement
+        point = reached
         points.append(point)
     path = torch.stack(points, dim=-2)
     last = torch.tensor([width - 1, height - 1], device=path.device)
@@ -209,11 +208,6 @@ def track(
     fields = motion_fields(grey(frames)[None], plan, motion)
     tracks = clip_tracks(fields, plan, real, spacing=spacing)
     return Tracks(tracks.points[0], tracks.displacements[0], tracks.visible[0])
-
-
-def _pixels(flow: Tensor) -> Tensor:
-    """[B, P, 2, H, W] → [B · P · H · W, 2]."""
-    return flow.permute(0, 1, 3, 4, 2).reshape(-1, 2)
 
 
 def _nearest(holds: Tensor, field: Tensor, point: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ class FlowTarget:
     def __call__(self, view: ClipView) -> Target:
         """Clamp, down-sample, scale; unknown where the next row repeats the video's last frame."""
         moved = view.first_flow.clamp(-self.config.clamp, self.config.clamp)
-        cells = avg_pool2d(moved.flatten(0, 1), self.config.cell).unflatten(0, moved.shape[:2])
-        values = by_patch(cells.movedim(2, -1), view.clip.tokens).flatten(2) / self.config.scale
+        cells = avg_pool2d(moved.flatten(0, 1), self.config.cell).movedim(1, -1)
+        grid = cells.reshape(*moved.shape[:2], *cells.shape[1:])
+        values = by_patch(grid, view.clip.tokens).flatten(2) / self.config.scale
         valid = view.first_valid[..., None]
         return Target(values.masked_fill(~valid, 0), valid)
