@@ -1,0 +1,205 @@
+"""Optical flow in plain torch operations: whole batches of frame pairs at once, on any device.
+
+Coarse to fine over an image pyramid, as Brox et al. (ECCV 2004), with the flow of each level on a
+grid of half that level's resolution:
+
+- Data: constancy of the image *gradient*, which a change of light does not disturb. Each constraint
+  is divided by its own slope, so that its error is a distance in pixels (Zimmer et al., IJCV 2011),
+  and constraints that are far off (what is hidden, what lies behind an edge) count less.
+- Smoothness: neighbours share one motion, less so across jumps of the flow.
+- A *warp* moves the second image by the flow so far, builds the 2 × 2 system of each cell, and
+  relaxes it with a fixed number of Jacobi steps (Chebyshev's factors). Then a 3 × 3 median of the
+  flow (Sun et al., CVPR 2010) takes away what is left of single wrong cells.
+
+Nothing depends on the data but the numbers: the same operations for every pair, no loop over pairs
+or points, no waiting for the device; `torch.compile(fullgraph=True)` takes it whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import cos, log2, pi
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_COARSEST = 16  # pixels of the shorter side of the smallest image of the pyramid, at least
+_RADIUS = 0.97  # of the spectrum of the Jacobi steps that the factors are made for
+
+
+@dataclass(frozen=True)
+class BatchedFlow:
+    """Variational flow of frame pairs.
+
+    The numbers of the fields are in pixels and grey levels, so they hold for any frame size.
+    """
+
+    warps: int = 2
+    """Warps a level."""
+    steps: int = 4
+    """Jacobi steps a warp at the finest level, twice as many at each coarser one, at most 16. A
+    power of two."""
+    smoothness: float = 0.1
+    """Weight of the smoothness next to the data, which at full weight has 1 for each constraint."""
+    noise: float = 2.5
+    """Second differences of the grey levels (of 255) below which a constraint says little."""
+    tolerance: float = 0.05
+    """Pixels by which constraints may be off, and neighbours differ, before they count less."""
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """uint8 grey [P, H, W] twice → float32 [P, 2, H, W] on the same device."""
+        pairs, height, width = first.shape
+        levels = max(int(log2(max(min(height, width) / _COARSEST, 1))) + 1, 1)
+        images = _pyramid(torch.stack([first, second]), levels)
+        rows, columns = images[-1].shape[-2:]
+        flow = first.new_zeros((pairs, 2, rows // 2, columns // 2), dtype=torch.float32)
+        for level in reversed(range(levels)):
+            one, two = images[level]
+            if level < levels - 1:
+                flow = 2 * _twice(flow)
+            steps = min(self.steps << level, 16)
+            inside = (width / 2**level, height / 2**level)
+            for _ in range(self.warps):
+                flow = self._improve(one, two, flow, steps, inside)
+        return _twice(flow)[..., :height, :width].contiguous()
+
+    def _improve(
+        self, one: Tensor, two: Tensor, flow: Tensor, steps: int, inside: tuple[float, float]
+    ) -> Tensor:
+        """One warp: images [P, 1, 2h, 2w] and flow [P, 2, h, w] → flow."""
+        warped, seen = _warp(two, _twice(flow), inside)
+        xx, xy, yy, xt, yt = self._constraints(one, warped, seen).split(1, dim=1)
+        link = self.smoothness * self._links(flow)
+        right, left, down, up = (0.5 * (link + near) for near in _neighbours(link))
+        total = right + left + down + up
+        u, v = flow.split(1, dim=1)
+        data = torch.cat([xx * u + xy * v - xt, xy * u + yy * v - yt], dim=1)
+        xx, yy = xx + total, yy + total
+        scale = (xx * yy - xy * xy).reciprocal()
+        xx, xy, yy = xx * scale, xy * scale, yy * scale
+        for factor in _factors(steps):
+            near = _neighbours(flow)
+            pull = data + right * near[0] + left * near[1] + down * near[2] + up * near[3]
+            a, b = pull.split(1, dim=1)
+            flow = torch.lerp(flow, torch.cat([yy * a - xy * b, xx * b - xy * a], dim=1), factor)
+        return _median(flow)
+
+    def _constraints(self, one: Tensor, two: Tensor, seen: Tensor) -> Tensor:
+        """Sums over 2 × 2 pixels of the weighted products of slopes and differences.
+
+        Returns:
+            [P, 5, h, w]: xx, xy, yy, xt, yt of images [P, 1, 2h, 2w].
+        """
+        mean, change = functional.pad(0.5 * (one + two), (2,) * 4, mode="replicate"), two - one
+        xx = 0.25 * (_shift(mean, 2, 0, 2) + _shift(mean, -2, 0, 2) - 2 * _shift(mean, 0, 0, 2))
+        yy = 0.25 * (_shift(mean, 0, 2, 2) + _shift(mean, 0, -2, 2) - 2 * _shift(mean, 0, 0, 2))
+        xy = _shift(mean, 1, 1, 2) + _shift(mean, -1, -1, 2)
+        xy = 0.25 * (xy - _shift(mean, 1, -1, 2) - _shift(mean, -1, 1, 2))
+        right, left, down, up = _neighbours(change)
+        xt, yt = 0.5 * (right - left), 0.5 * (down - up)
+        of_x = (xx * xx + xy * xy + self.noise**2).reciprocal()
+        of_y = (xy * xy + yy * yy + self.noise**2).reciprocal()
+        error = of_x * xt * xt + of_y * yt * yt
+        trust = seen * torch.rsqrt(1 + error / self.tolerance**2)
+        of_x, of_y = trust * of_x, trust * of_y
+        products = [
+            of_x * xx * xx + of_y * xy * xy,
+            (of_x * xx + of_y * yy) * xy,
+            of_x * xy * xy + of_y * yy * yy,
+            of_x * xx * xt + of_y * xy * yt,
+            of_x * xy * xt + of_y * yy * yt,
+        ]
+        return functional.avg_pool2d(torch.cat(products, dim=1), 2)
+
+    def _links(self, flow: Tensor) -> Tensor:
+        """How much a cell holds to its neighbours: 1 in even motion, less at jumps. [P, 1, h, w]"""
+        right, left, down, up = _neighbours(flow)
+        slope = 0.25 * ((right - left).square() + (down - up).square()).sum(dim=1, keepdim=True)
+        return torch.rsqrt(1 + slope / self.tolerance**2)
+
+
+def _pyramid(frames: Tensor, levels: int) -> list[Tensor]:
+    """Smoothed images [2, P, 1, h, w] of frames uint8 [2, P, H, W], the finest first.
+
+    Frames are continued by their border so that every level halves without a rest.
+    """
+    height, width = frames.shape[-2:]
+    unit = 1 << levels
+    image = frames.flatten(0, 1)[:, None].float()
+    image = functional.pad(image, (0, -width % unit, 0, -height % unit), mode="replicate")
+    images = []
+    for _ in range(levels):
+        if images:
+            image = functional.avg_pool2d(image, 2)
+        image = _smooth(image)
+        images.append(image.unflatten(0, frames.shape[:2]))
+    return images
+
+
+def _smooth(image: Tensor) -> Tensor:
+    """Binomial 3 × 3."""
+    down, up = _neighbours(image)[2:]
+    image = 0.5 * image + 0.25 * (down + up)
+    right, left = _neighbours(image)[:2]
+    return 0.5 * image + 0.25 * (right + left)
+
+
+def _shift(padded: Tensor, x: int, y: int, pad: int) -> Tensor:
+    """The plane inside a padded one, read x further right and y further down."""
+    height, width = padded.shape[-2] - 2 * pad, padded.shape[-1] - 2 * pad
+    return padded[..., pad + y : pad + y + height, pad + x : pad + x + width]
+
+
+def _neighbours(plane: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Right, left, lower and upper neighbours of each cell; itself where there is none."""
+    padded = functional.pad(plane, (1,) * 4, mode="replicate")
+    return (
+        _shift(padded, 1, 0, 1),
+        _shift(padded, -1, 0, 1),
+        _shift(padded, 0, 1, 1),
+        _shift(padded, 0, -1, 1),
+    )
+
+
+def _twice(flow: Tensor) -> Tensor:
+    """The same flow on a grid of twice the resolution, bilinear."""
+    return functional.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _warp(image: Tensor, flow: Tensor, inside: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Images [P, 1, h, w] read at x + flow, bilinear; and 1 where that is in the frame, else 0."""
+    height, width = image.shape[-2:]
+    x = torch.arange(width, device=flow.device) + flow[:, 0]
+    y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
+    # of pixel centres: the frame ends half a pixel of the finest level beyond the last centre
+    seen = (x > -0.5) & (x < inside[0] - 0.5) & (y > -0.5) & (y < inside[1] - 0.5)
+    grid = torch.stack([(x + 0.5) * (2 / width) - 1, (y + 0.5) * (2 / height) - 1], dim=-1)
+    warped = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    return warped, seen[:, None].float()
+
+
+def _factors(steps: int) -> list[float]:
+    """Chebyshev's relaxation factors, in Lebedev and Finogenov's order, which stays stable."""
+    order = [1]
+    while len(order) < steps:
+        order = [place for i in order for place in (i, 2 * len(order) + 1 - i)]
+    return [1 / (1 - _RADIUS * cos(pi * (2 * i - 1) / (2 * steps))) for i in reversed(order)]
+
+
+def _median(plane: Tensor) -> Tensor:
+    """3 × 3 median: columns sorted, then the median of highest low, middle middle, lowest high."""
+    down, up = _neighbours(plane)[2:]
+    least, most = torch.minimum(up, down), torch.maximum(up, down)
+    low, high = torch.minimum(least, plane), torch.maximum(most, plane)
+    middle = torch.maximum(least, torch.minimum(most, plane))
+    right, left = _neighbours(low)[:2]
+    low = torch.maximum(torch.maximum(left, right), low)
+    right, left = _neighbours(high)[:2]
+    high = torch.minimum(torch.minimum(left, right), high)
+    right, left = _neighbours(middle)[:2]
+    return _middle(low, _middle(left, middle, right), high)
+
+
+def _middle(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return torch.maximum(torch.minimum(a, b), torch.minimum(torch.maximum(a, b), c))
