@@ -168,6 +168,75 @@ def test_a_known_count_changes_nothing() -> None:
     assert torch.equal(told, model(clip, mask, {"a": target(5)})["loss"])
 
 
+def half(mask: Tensor) -> Tensor:
+    """4 of the 9 hidden tokens of each row, others in each."""
+    order = torch.rand(mask.shape, generator=torch.Generator().manual_seed(5)) - mask.float()
+    return torch.zeros_like(mask).scatter_(1, order.argsort(dim=1)[:, :4], True)
+
+
+def test_decoding_all_hidden_tokens_is_the_plain_model() -> None:
+    model = autoencoder({"a": HeadSpec(5)}, decoder_depth=2)
+    clip, mask = inputs()
+    plain, whole = (
+        model(clip, mask, {"a": target(5)}),
+        model(clip, mask, {"a": target(5)}, decode=mask),
+    )
+    assert torch.equal(plain["loss"], whole["loss"])
+    assert torch.equal(plain["predictions"]["a"], whole["predictions"]["a"])
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_only_decoded_tokens_have_a_loss(wide: bool) -> None:
+    model = autoencoder({"a": HeadSpec(5)})
+    clip, mask = inputs()
+    decode = half(mask)
+    truth = target(5, wide=wide)
+    out = model(clip, mask, {"a": truth}, decode=decode)
+    assert out["predictions"]["a"].shape == (2, 4, 5)
+    errors = []
+    for row in range(2):
+        for place, token in enumerate(decode[row].nonzero().flatten().tolist()):
+            valid = truth.valid.expand_as(truth.values)[row, token]
+            error = out["predictions"]["a"][row, place] - truth.values[row, token]
+            errors += error[valid].square().tolist()
+    assert out["loss"].item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+
+
+def test_the_decoder_computes_visible_and_decoded_tokens_only() -> None:
+    """And what it says of a token without blocks, from its position alone, is what it said."""
+    model = autoencoder({"a": HeadSpec(5)}, decoder_depth=2)
+    clip, mask = inputs()
+    lengths: list[int] = []
+    for block in model.decoders["shared"].blocks:
+        block.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    model(clip, mask, decode=half(mask))
+    assert lengths == [3 + 4, 3 + 4]
+    model = autoencoder({"a": HeadSpec(5)}, decoder_depth=0)
+    some = model(clip, mask, decode=half(mask))["predictions"]["a"]
+    everything = torch.zeros(2, TOKENS, 5)
+    everything[mask] = model(clip, mask)["predictions"]["a"].flatten(0, 1)
+    assert torch.allclose(some, everything[half(mask)].view(2, 4, 5), atol=1e-6)
+
+
+def test_known_counts_of_decoded_tokens_change_nothing() -> None:
+    model = autoencoder({"a": HeadSpec(5)})
+    clip, mask = inputs()
+    decode = half(mask)
+    told = model(clip, mask, {"a": target(5)}, hidden=9, decode=decode, decoded=4)["loss"]
+    assert torch.equal(told, model(clip, mask, {"a": target(5)}, decode=decode)["loss"])
+
+
+def test_decoding_what_is_visible_or_unequal_numbers_is_refused() -> None:
+    model = autoencoder({"a": HeadSpec(5)})
+    clip, mask = inputs()
+    with pytest.raises(ConfigError, match="decode has visible tokens"):
+        model(clip, mask, decode=torch.ones_like(mask))
+    uneven = half(mask)
+    uneven[0] = False
+    with pytest.raises(ConfigError, match=r"marks \[0, 4\] tokens in different clips"):
+        model(clip, mask, decode=uneven)
+
+
 def test_bfloat16_autocast_scores_in_float32() -> None:
     model = autoencoder({"a": HeadSpec(5)})
     with torch.autocast("cpu", torch.bfloat16):
@@ -185,6 +254,9 @@ def test_one_graph_without_breaks() -> None:
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     out = compiled(clip, mask, {"a": target(5)}, hidden=9)
     assert torch.equal(out["loss"], model(clip, mask, {"a": target(5)})["loss"])
+    decode = half(mask)
+    out = compiled(clip, mask, {"a": target(5)}, hidden=9, decode=decode, decoded=4)
+    assert torch.equal(out["loss"], model(clip, mask, {"a": target(5)}, decode=decode)["loss"])
 
 
 def test_it_learns_what_the_visible_tokens_tell() -> None:

@@ -94,7 +94,7 @@ def test_split_tokens_sorts_every_token_into_one_side(
 def test_rows_that_hide_different_numbers_are_refused() -> None:
     mask = torch.zeros(2, 12, dtype=torch.bool)
     mask[0, :3] = True
-    with pytest.raises(ConfigError, match=r"hides \[0, 3\] tokens in different clips"):
+    with pytest.raises(ConfigError, match=r"marks \[0, 3\] tokens in different clips"):
         encoder()(clips(), mask)
 
 

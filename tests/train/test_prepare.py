@@ -1,19 +1,23 @@
-"""Targets made in a worker and in the step are the same; the mask comes from the sample alone."""
+"""Targets and masks made in a worker and in the step are the same; all that is drawn comes from the
+sample alone."""
 
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from m3video.config import PretrainConfig
-from m3video.masking import make_mask
-from m3video.train.prepare import Batch, Finish, Prepare
+from m3video.masking import CELL_STARTS, decode_mask, decoded_count, hidden_count, make_mask
+from m3video.train.prepare import Batch, Finish, Prepare, alone
+from m3video.video.augment import normalise
 from m3video.video.loader import Clips, make_loader
 from m3video.video.moving_shapes import MovingShapes
 from m3video.video.sampling import plan_run, sample_generator
+from tests.test_masking import KINDS, MOTION
 from tests.train.tiny import tiny_config
 
 ALL_TARGETS = {
@@ -24,8 +28,8 @@ ALL_TARGETS = {
 }
 
 
-def first_clips(config: PretrainConfig) -> Clips:
-    """The first batch of the run."""
+def all_clips(config: PretrainConfig, steps: int) -> list[Clips]:
+    """The first batches of the run."""
     plan = plan_run(config)
     source = MovingShapes(clips=8, clip=config.clip, plan=plan, texture="noise")
     loader = make_loader(
@@ -33,11 +37,16 @@ def first_clips(config: PretrainConfig) -> Clips:
         batch=config.train.batch,
         seed=config.train.seed,
         first_step=0,
-        last_step=1,
+        last_step=steps,
         workers=0,
         prepare=Prepare(config, plan),
     )
-    return next(iter(loader))
+    return list(loader)
+
+
+def first_clips(config: PretrainConfig) -> Clips:
+    """The first batch of the run."""
+    return all_clips(config, 1)[0]
 
 
 def first_batch(config: PretrainConfig) -> Batch:
@@ -67,6 +76,68 @@ def test_worker_sends_only_what_the_encoder_reads(tmp_path: Path) -> None:
     in_step = first_clips(tiny_config(tmp_path, motion={"where": "step"}))
     assert in_step.frames.shape == (4, rows, 32, 48, 3)
     assert set(in_step.extras) == {"mask"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_worker_and_step_make_the_same_mask(tmp_path: Path, kind: str) -> None:
+    off = {"weight": 0.0}
+    targets = {"pixel": {"weight": 1.0}, "trajectory": off, "trajectory_hog": off}
+    mask = {"kind": kind, "ratio": 0.6, "decode": 0.5}
+    step = tiny_config(tmp_path, mask=mask, targets=targets, motion={"where": "step"})
+    worker = tiny_config(tmp_path, mask=mask, targets=targets, motion={"where": "worker"})
+    first, second = first_batch(step), first_batch(worker)
+    assert torch.equal(first.mask, second.mask)
+    assert first.decode is not None
+    assert second.decode is not None
+    assert torch.equal(first.decode, second.decode)
+    assert torch.equal(first.clip, second.clip)
+    assert (first.mask.sum(dim=1) == hidden_count(step.mask, step.clip.tokens)).all()
+    assert (first.decode.sum(dim=1) == decoded_count(step.mask, step.clip.tokens)).all()
+    assert not (first.decode & ~first.mask).any()
+    assert not torch.equal(first.decode[:1].expand_as(first.decode), first.decode)
+
+
+@pytest.mark.parametrize("kind", MOTION)
+def test_masks_follow_the_motion_of_their_clip(tmp_path: Path, kind: str) -> None:
+    """Of clips that move in one half alone, the other half is what is shown and hidden last."""
+    config = tiny_config(
+        tmp_path, mask={"kind": kind, "ratio": 0.5, "high": 0.0}, motion={"where": "step"}
+    )
+    plan = plan_run(config)
+    prepare, finish = Prepare(config, plan), Finish(config, plan)
+    source = MovingShapes(clips=8, clip=config.clip, plan=plan, texture="noise")
+    for number in range(4):
+        clip = source.clip(number, 0, sample_generator(0, 0, number))
+        frames = clip.frames.clone()
+        frames[:, :, 24:] = frames[:1, :, 24:]  # the right half stands still
+        prepared = prepare(replace(clip, frames=frames), sample_generator(0, 0, number))
+        hidden = finish(alone(prepared)).mask.view(2, 4, 6)
+        assert hidden[:, :, :2].float().mean() > hidden[:, :, 4:].float().mean() + 0.3
+
+
+def test_where_the_cell_starts_is_drawn_after_the_mask(tmp_path: Path) -> None:
+    """So that decoding less hides nothing else."""
+    some = tiny_config(tmp_path, mask={"decode": 0.5})
+    clips, batch = first_clips(some), first_batch(some)
+    start = clips.extras["cell"]
+    assert ((start >= 0) & (start < CELL_STARTS)).all()
+    assert len(set(start.tolist())) == 4
+    whole = first_batch(tiny_config(tmp_path))
+    assert whole.decode is None
+    assert torch.equal(batch.mask, whole.mask)
+    expected = decode_mask(some.mask, batch.mask, some.clip.tokens, start)
+    assert batch.decode is not None
+    assert torch.equal(batch.decode, expected)
+
+
+def test_the_encoder_reads_the_rows_of_the_plan(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, motion={"where": "step"})
+    plan, clips = plan_run(config), first_clips(config)
+    assert plan.inputs != tuple(range(len(plan.offsets)))
+    finish = Finish(config, plan)
+    expected = normalise(clips.frames[:, list(plan.inputs)])
+    for _ in range(2):
+        assert torch.equal(finish(clips).clip, expected)
 
 
 def test_mask_is_drawn_from_the_generator_of_the_sample(tmp_path: Path) -> None:
@@ -103,9 +174,12 @@ def test_survives_the_way_to_a_spawned_worker(tmp_path: Path, where: str) -> Non
     assert pickle.loads(pickle.dumps(prepare)) == prepare
 
 
-def test_counts_are_of_valid_numbers_of_hidden_tokens(tmp_path: Path) -> None:
-    batch = first_batch(tiny_config(tmp_path, targets=ALL_TARGETS))
+@pytest.mark.parametrize("decode", [1.0, 0.4])
+def test_counts_are_of_valid_numbers_of_decoded_tokens(tmp_path: Path, decode: float) -> None:
+    batch = first_batch(tiny_config(tmp_path, targets=ALL_TARGETS, mask={"decode": decode}))
     counts = batch.counts()
+    decoded = batch.mask if batch.decode is None else batch.decode
+    assert (batch.decode is None) == (decode == 1)
     for name, target in batch.targets.items():
-        expected = (target.valid.expand_as(target.values) & batch.mask[..., None]).sum()
+        expected = (target.valid.expand_as(target.values) & decoded[..., None]).sum()
         assert counts[name] == expected, name

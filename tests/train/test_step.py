@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from m3video.train.prepare import Batch
 from m3video.train.step import Trainer, step_seed
 from m3video.video.loader import Clips
 from m3video.video.sampling import plan_run
-from tests.train.test_prepare import first_clips
+from tests.test_masking import KINDS
+from tests.train.test_prepare import all_clips, first_clips
 from tests.train.tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -35,9 +37,12 @@ def poison(clips: Clips) -> Clips:
     return replace(clips, extras={**clips.extras, "trajectory/values": values})
 
 
-def test_micro_batches_equal_one_batch(tmp_path: Path) -> None:
-    whole = tiny_config(tmp_path, train={"batch": 4, "accumulate": 1})
-    parts = tiny_config(tmp_path, train={"batch": 4, "accumulate": 4})
+@pytest.mark.parametrize(
+    "mask", [{"kind": "tube"}, {"kind": "motion-top", "decode": 0.4}, {"kind": "block"}]
+)
+def test_micro_batches_equal_one_batch(tmp_path: Path, mask: dict[str, Any]) -> None:
+    whole = tiny_config(tmp_path, mask=mask, train={"batch": 4, "accumulate": 1})
+    parts = tiny_config(tmp_path, mask=mask, train={"batch": 4, "accumulate": 4})
     clips = first_clips(whole)
     # unequal counts: nearly nothing is known of the first clip, nothing of the second's motion
     valid = clips.extras["trajectory/valid"].clone()
@@ -61,11 +66,14 @@ def test_loss_is_the_weighted_sum(tmp_path: Path) -> None:
     assert result.loss == pytest.approx(expected, rel=1e-6)
 
 
-def test_loss_is_that_of_the_model(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path)
+@pytest.mark.parametrize("decode", [1.0, 0.5])
+def test_loss_is_that_of_the_model(tmp_path: Path, decode: float) -> None:
+    config = tiny_config(tmp_path, mask={"decode": decode})
     trainer, clips = make_trainer(config), first_clips(config)
     batch = trainer.finish(clips)
-    expected = trainer.model(batch.clip, batch.mask, batch.targets)["loss"].item()
+    output = trainer.model(batch.clip, batch.mask, batch.targets, decode=batch.decode)
+    assert output["predictions"]["trajectory"].shape[1] == (16 if decode == 0.5 else 32)
+    expected = output["loss"].item()
     assert trainer.step(clips, 1, 1e-3).loss == pytest.approx(expected, rel=1e-6)
 
 
@@ -124,11 +132,27 @@ def test_bf16_is_near_fp32(tmp_path: Path) -> None:
     assert half.loss != full.loss
 
 
-def test_worker_and_step_train_alike(tmp_path: Path) -> None:
-    worker = tiny_config(tmp_path, motion={"where": "worker"})
-    step = tiny_config(tmp_path, motion={"where": "step"})
-    first = make_trainer(worker).step(first_clips(worker), 1, 1e-3)
-    assert make_trainer(step).step(first_clips(step), 1, 1e-3) == first
+@pytest.mark.parametrize("kind", KINDS)
+def test_worker_and_step_train_alike(tmp_path: Path, kind: str) -> None:
+    """Three steps of each kind of mask, with half of the hidden tokens decoded."""
+    mask = {"kind": kind, "decode": 0.5}
+    worker = tiny_config(tmp_path, mask=mask, motion={"where": "worker"})
+    step = tiny_config(tmp_path, mask=mask, motion={"where": "step"})
+    first, second = make_trainer(worker), make_trainer(step)
+    batches = zip(all_clips(worker, 3), all_clips(step, 3), strict=True)
+    for number, (ready, raw) in enumerate(batches, start=1):
+        result = first.step(ready, number, 1e-3)
+        assert result.finite
+        assert result.loss > 0
+        assert second.step(raw, number, 1e-3) == result
+
+
+def test_decoding_less_is_another_loss(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, mask={"decode": 0.25})
+    some, whole = make_trainer(config), make_trainer(tiny_config(tmp_path))
+    clips = first_clips(config)
+    first, second = some.step(clips, 1, 1e-3), whole.step(clips, 1, 1e-3)
+    assert first.loss != second.loss
 
 
 def test_compiled_weights_keep_their_names(tmp_path: Path) -> None:
@@ -138,10 +162,12 @@ def test_compiled_weights_keep_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_step_equals_plain(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, train={"compile": True})
+@pytest.mark.parametrize("decode", [1.0, 0.5])
+def test_compiled_step_equals_plain(tmp_path: Path, decode: float) -> None:
+    mask = {"kind": "motion-bins", "decode": decode}
+    config = tiny_config(tmp_path, mask=mask, train={"compile": True})
     clips = first_clips(config)
-    plain = make_trainer(tiny_config(tmp_path)).step(clips, 1, 1e-3)
+    plain = make_trainer(tiny_config(tmp_path, mask=mask)).step(clips, 1, 1e-3)
     compiled = make_trainer(config)
     assert compiled.step(clips, 1, 1e-3).loss == pytest.approx(plain.loss, rel=1e-5)
     assert compiled.step(clips, 2, 1e-3).loss < plain.loss

@@ -1,9 +1,11 @@
 """A masked autoencoder for clips: predict, for every hidden token, what each target says about it.
 
 - The encoder sees visible tokens only; a light decoder sees all, hidden ones as one learned token.
+- A part of the hidden tokens can be left out of the decoder and the loss (dual masking).
 - Several targets share one decoder or have one each; each target has its own head.
-- Loss: squared error, averaged over what is valid in the hidden tokens, weighted sum over targets.
-- Sources: VideoMAE (arXiv 2203.12602, 3.1), Masked Motion Encoding (arXiv 2210.06096, 3.3).
+- Loss: squared error, averaged over what is valid in these tokens, weighted sum over targets.
+- Sources: VideoMAE (arXiv 2203.12602, 3.1), Masked Motion Encoding (arXiv 2210.06096, 3.3),
+  VideoMAE V2 (arXiv 2303.16727, 3.2).
 """
 
 from __future__ import annotations
@@ -150,6 +152,8 @@ class MaskedAutoencoder(nn.Module):
         targets: Mapping[str, TargetLike] | None = None,
         *,
         hidden: int | None = None,
+        decode: Tensor | None = None,
+        decoded: int | None = None,
     ) -> dict[str, Any]:
         """Predict the hidden tokens and, given targets, score the predictions.
 
@@ -159,16 +163,24 @@ class MaskedAutoencoder(nn.Module):
             targets: One for each head.
             hidden: How many tokens a row hides. Give it in a training loop: it spares waiting for
                 the device (see `split_tokens`).
+            decode: bool [B, N], True for the hidden tokens to predict; every row has the same
+                number. None predicts them all. The decoder then computes visible and these only.
+            decoded: How many tokens a row of `decode` has; as `hidden`.
 
         Returns:
-            `predictions`: {target: [B, N_hidden, D]}, hidden tokens in ascending order; with
-            targets also `loss`: the weighted sum, a scalar, and `losses`: {target: scalar}, not
-            weighted.
+            `predictions`: {target: [B, N_hidden, D]}, hidden (with `decode`: these) tokens in
+            ascending order; with targets also `loss`: the weighted sum, a scalar, and `losses`:
+            {target: scalar}, not weighted.
 
         Raises:
-            ConfigError: the clip has another shape, or rows hide different numbers of tokens.
+            ConfigError: the clip has another shape, rows hide or decode different numbers of
+                tokens, or a token is visible and decoded (not checked with `decoded`).
         """
         visible_index, hidden_index = split_tokens(mask, hidden)
+        if decode is not None:
+            if decoded is None and bool((decode & ~mask).any()):
+                raise ConfigError("decode has visible tokens; only hidden tokens can be decoded")
+            hidden_index = split_tokens(decode, decoded)[1]
         predictions = self._predict(clip, visible_index, hidden_index)
         if targets is None:
             return {"predictions": predictions}

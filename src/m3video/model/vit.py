@@ -42,10 +42,10 @@ def sine_cosine_positions(count: int, width: int) -> Tensor:
 
 
 def split_tokens(mask: Tensor, hidden: int | None = None) -> tuple[Tensor, Tensor]:
-    """Which tokens are visible and which are hidden, in ascending order.
+    """Which tokens a mask leaves (visible) and which it marks (hidden), in ascending order.
 
     Args:
-        mask: bool [B, N], True where hidden; every row hides the same number.
+        mask: bool [B, N], True where hidden; every row marks the same number.
         hidden: That number, where the caller knows it. Without it the mask is read, which on a GPU
             waits for the device and in `torch.compile` breaks the graph.
 
@@ -53,13 +53,13 @@ def split_tokens(mask: Tensor, hidden: int | None = None) -> tuple[Tensor, Tenso
         int64 [B, N - hidden] and int64 [B, hidden].
 
     Raises:
-        ConfigError: the rows hide different numbers of tokens (only checked without `hidden`).
+        ConfigError: the rows mark different numbers of tokens (only checked without `hidden`).
     """
     if hidden is None:
         counts = sorted(set(mask.sum(dim=1).tolist()))
         if len(counts) != 1:
             raise ConfigError(
-                f"the mask hides {counts} tokens in different clips; every clip must hide as many"
+                f"the mask marks {counts} tokens in different clips; every clip must have as many"
             )
         hidden = counts[0]
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)

@@ -2,10 +2,11 @@
 
 Work is split between two places; both give the same numbers:
 
-    a data worker, per clip:  mask, and with motion.where = "worker" the motion and HOG targets,
-                              after which only the T input frames travel on
-    the training step:        input and pixel target from uint8 frames on the device, and with
-                              motion.where = "step" all other targets
+    a data worker, per clip:  all that is drawn, the mask, and with motion.where = "worker" the
+                              motion and HOG targets, after which only the T input frames travel on
+    the training step:        input and pixel target from uint8 frames on the device, which hidden
+                              tokens are decoded, and with motion.where = "step" all other targets
+                              and a mask that follows motion
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from m3video.config import PretrainConfig
-from m3video.masking import make_mask
+from m3video.masking import CELL_STARTS, decode_mask, make_mask, mask_noise, motion_mask
 from m3video.targets import build_targets
 from m3video.targets.base import ClipView, Target, TargetMaker
 from m3video.video.augment import normalise
@@ -25,6 +26,10 @@ from m3video.video.loader import FLOW, Clips
 from m3video.video.sampling import ClipPlan, plan_clip
 
 MASK = "mask"
+NOISE = "noise"
+"""What `mask_noise` drew, where the mask is made in the step."""
+CELL = "cell"
+"""Where the running cell of `decode_mask` starts."""
 
 
 def clip_view(config: PretrainConfig, plan: ClipPlan, clips: Clips) -> ClipView:
@@ -69,15 +74,26 @@ class Prepare:
     def __call__(self, clip: Clips, generator: torch.Generator) -> Clips:
         """Add to the extras of a clip: `mask` [N], `<target>/values` [N, D], `<target>/valid`.
 
+        In place of a mask that follows motion, `noise` [2, N] if motion is found in the step; and
+        `cell`, a scalar, if not all hidden tokens are decoded.
+
         Args:
             clip: one clip, without the batch dimension.
             generator: that of the sample.
         """
-        mask = make_mask(self.config.mask, self.config.clip.tokens, generator)[0]
-        extras = {**clip.extras, MASK: mask}
-        if self.config.motion.where == "step":
-            return replace(clip, extras=extras)
+        settings, tokens = self.config.mask, self.config.clip.tokens
+        in_step = self.config.motion.where == "step"
         view = clip_view(self.config, self.plan, alone(clip))
+        extras = dict(clip.extras)
+        if settings.needs_tracks and in_step:
+            extras[NOISE] = mask_noise(tokens, generator)[0]
+        else:
+            motion = view.motion_energy if settings.needs_tracks else None
+            extras[MASK] = make_mask(settings, tokens, generator, motion=motion)[0]
+        if settings.decode < 1:
+            extras[CELL] = torch.randint(CELL_STARTS, (), generator=generator)
+        if in_step:
+            return replace(clip, extras=extras)
         extras.pop(FLOW, None)
         for name, maker in self.makers.items():
             target = maker(view)
@@ -95,16 +111,19 @@ class Batch:
         clip: float32 [B, 3, T, H, W], normalised.
         mask: bool [B, N], True is hidden.
         targets: by name.
+        decode: bool [B, N], the hidden tokens that are decoded; None for all of them.
     """
 
     clip: Tensor
     mask: Tensor
     targets: dict[str, Target]
+    decode: Tensor | None = None
 
     def counts(self) -> dict[str, Tensor]:
-        """How many numbers the loss of each target is a mean of: valid ones of hidden tokens."""
+        """How many numbers the loss of each target is a mean of: valid ones of decoded tokens."""
+        decoded = self.mask if self.decode is None else self.decode
         return {
-            name: (target.valid & self.mask[..., None]).sum()
+            name: (target.valid & decoded[..., None]).sum()
             * (target.values.numel() // target.valid.numel())
             for name, target in self.targets.items()
         }
@@ -117,6 +136,7 @@ class Finish:
         self.config = config
         self.plan = plan if config.motion.where == "step" else plan_clip(config.clip, 0)
         self.makers = build_targets(config)
+        self._rows: dict[torch.device, Tensor] = {}
 
     @property
     def dims(self) -> dict[str, int]:
@@ -137,5 +157,22 @@ class Finish:
             else maker(view)
             for name, maker in self.makers.items()
         }
-        inputs = normalise(clips.frames[:, list(self.plan.inputs)])
-        return Batch(inputs, clips.extras[MASK], targets)
+        inputs = normalise(self._inputs(clips.frames))
+        settings, tokens = self.config.mask, self.config.clip.tokens
+        if NOISE in clips.extras:
+            mask = motion_mask(settings, tokens, view.motion_energy, clips.extras[NOISE])
+        else:
+            mask = clips.extras[MASK]
+        decode = None
+        if CELL in clips.extras:
+            decode = decode_mask(settings, mask, tokens, clips.extras[CELL])
+        return Batch(inputs, mask, targets, decode)
+
+    def _inputs(self, frames: Tensor) -> Tensor:
+        """The rows that the encoder reads: [B, R, …] -> [B, T, …]."""
+        if self.plan.inputs == tuple(range(frames.shape[1])):
+            return frames
+        # A list as index would be copied to the device, and waited for, in every step.
+        if frames.device not in self._rows:
+            self._rows[frames.device] = torch.tensor(self.plan.inputs, device=frames.device)
+        return frames.index_select(1, self._rows[frames.device])

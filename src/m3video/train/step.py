@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from m3video.config import PretrainConfig
 from m3video.errors import ConfigError
-from m3video.masking import hidden_count
+from m3video.masking import decoded_count, hidden_count
 from m3video.model.masked_autoencoder import build_model
 from m3video.train.optim import make_optimizer, set_learning_rate
 from m3video.train.prepare import Batch, Finish
@@ -54,6 +54,7 @@ class Trainer:
         self.device = device
         self.finish = Finish(config, plan)
         self.hidden = hidden_count(config.mask, config.clip.tokens)
+        self.decoded = decoded_count(config.mask, config.clip.tokens)
         torch.manual_seed(config.train.seed)
         self.model = build_model(config, self.finish.dims).to(device).train()
         self.optimizer = make_optimizer(self.model, config.train)
@@ -111,7 +112,14 @@ class Trainer:
 
     def _losses(self, part: Batch) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            output = self._forward(part.clip, part.mask, part.targets, hidden=self.hidden)
+            output = self._forward(
+                part.clip,
+                part.mask,
+                part.targets,
+                hidden=self.hidden,
+                decode=part.decode,
+                decoded=self.decoded,
+            )
         losses: dict[str, Tensor] = output["losses"]
         return losses
 
