@@ -67,13 +67,14 @@ class MaskConfig(Config):
     """Which tokens are hidden from the encoder, and which of those are decoded."""
 
     kind: MaskKind = "tube"
-    """tube: the same places in every frame. random: anywhere. frame: whole frames. block: cubes
-    (MaskFeat). motion-bins: the visible ones are drawn from the still and from the moving half
-    (TrackMAE). motion-top: what moves most is hidden first (MGM)."""
+    """tube: the same places in every frame. random: anywhere. frame: whole frames of tokens (a tubelet
+    each). block: cubes (MaskFeat). motion-bins: a tube whose visible places are drawn from the
+    still and from the moving half (TrackMAE). motion-top: what moves most is hidden first, as much
+    in every frame (MGM)."""
     ratio: float = Field(0.7, gt=0, lt=1)
     """Share of the tokens that is hidden."""
     high: float = Field(0.5, ge=0, le=1)
-    """ρ: share of the visible tokens that comes from the moving half; for `motion-bins`."""
+    """ρ: share of the visible places that comes from the moving half; for `motion-bins`."""
     decode: float = Field(1.0, gt=0, le=1)
     """Share of the hidden tokens that is decoded and learned from; below 1 they are chosen by a
     running cell (VideoMAE V2)."""
