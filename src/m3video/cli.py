@@ -271,6 +271,37 @@ def _demo(arguments: list[str]) -> int:
     return 0
 
 
+def _study(arguments: list[str]) -> int:
+    """Run a grid of pre-trainings, measure each, and write one table and one plot."""
+
+    def read(
+        study: tyro.conf.Positional[Path],
+        out: Path,
+        jobs: int = 1,
+        minutes: float | None = None,
+        only: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
+        """Run a grid of pre-trainings, measure each, and write one table and one plot.
+
+        Cells that are finished are never run again, interrupted ones go on.
+
+        Args:
+            study: a YAML file with name, data and cells.
+            out: folder for the runs, study.json, study.csv, table.md, plot.svg and study.html.
+            jobs: cells at a time; each has the cores of the machine divided by this many threads.
+            minutes: start no cell that would not end within this time, by those that have ended.
+            only: names of cells; the others are left as they are.
+        """
+        return {"path": study, "out": out, "jobs": jobs, "minutes": minutes, "only": only}
+
+    settings = _parse(read, arguments, verb="study")
+    from m3video.study.run import study
+
+    study(**settings)
+    print(f"table: {settings['out'] / 'table.md'}\npage:  {settings['out'] / 'study.html'}")
+    return 0
+
+
 def _benchmark(arguments: list[str]) -> int:
     """Measure motion, loader or train on this machine."""
     if not arguments or arguments[0] not in BENCHMARKS:
@@ -374,5 +405,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "index": _index,
     "report": _report,
     "demo": _demo,
+    "study": _study,
     "benchmark": _benchmark,
 }

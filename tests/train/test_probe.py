@@ -15,8 +15,7 @@ from m3video.config import ClipConfig, ProbeConfig
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import save_encoder
 from m3video.model.vit import VisionTransformer
-from m3video.train.features import Features, extract_features
-from m3video.train.probe import (
+from m3video.train.evaluate import (
     LinearChoice,
     _hold_out,
     evaluate_features,
@@ -24,8 +23,9 @@ from m3video.train.probe import (
     folds,
     linear_probe,
     nearest_neighbours,
-    probe,
 )
+from m3video.train.features import Features, extract_features
+from m3video.train.probe import probe
 from m3video.video.augment import normalise
 from m3video.video.loader import VideoClips, make_eval_loader
 from m3video.video.manifest import load_manifest
@@ -306,7 +306,7 @@ def test_the_grid_is_chosen_from_on_videos_that_it_was_not_fitted_to(
             heads.append(head)
         return heads
 
-    monkeypatch.setattr("m3video.train.probe.fit_linear", fit)
+    monkeypatch.setattr("m3video.train.evaluate.fit_linear", fit)
     grid = config(lr=(0.3, 0.1), weight_decay=(0.0,))
     choice, _ = linear_probe(values, labels, values, classes=2, config=grid)
     assert choice == LinearChoice(0.1, 0.0)

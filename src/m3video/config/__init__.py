@@ -6,9 +6,11 @@ as `config.yaml` in the run directory and can be given back with `--config`.
 
 from m3video.config.base import Config, one_line, save_config
 from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
+from m3video.config.finetune import FinetuneConfig
 from m3video.config.motion import FLOW_NAMES, FlowName, MotionConfig
 from m3video.config.pretrain import PretrainConfig, load_pretrain_config
 from m3video.config.probe import ProbeConfig
+from m3video.config.study import CellConfig, StudyConfig, StudyFinetune, load_study
 from m3video.config.targets import (
     Activation,
     FlowConfig,
@@ -30,8 +32,10 @@ __all__ = [
     "FLOW_NAMES",
     "Activation",
     "AugmentConfig",
+    "CellConfig",
     "ClipConfig",
     "Config",
+    "FinetuneConfig",
     "FlowConfig",
     "FlowName",
     "HeadKind",
@@ -46,6 +50,8 @@ __all__ = [
     "PretrainConfig",
     "ProbeConfig",
     "ShapesConfig",
+    "StudyConfig",
+    "StudyFinetune",
     "TargetsConfig",
     "TrainConfig",
     "TrajectoryConfig",
@@ -53,6 +59,7 @@ __all__ = [
     "TrajectoryHogConfig",
     "TrajectoryMbhConfig",
     "load_pretrain_config",
+    "load_study",
     "one_line",
     "save_config",
 ]

@@ -3,46 +3,32 @@
 - encodes every labelled video once (`features.py`);
 - splits by the manifest's column `split` (`test`, or `val` where there is no `test`), or by
   cross-validation over folds;
-- fits all linear probes of a grid of learning rates and weight decays in one pass, chooses one on a
-  part of the training videos, and fits that one again on all of them: test videos choose nothing;
-- votes among the k nearest neighbours;
+- fits linear probes and asks the nearest neighbours (`evaluate.py`);
 - writes one JSON file with accuracies between 0 and 1.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from m3video.config import ClipConfig, ProbeConfig
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder, write_json
 from m3video.model.vit import VisionTransformer
+from m3video.train.evaluate import Split, evaluate_features, folds
 from m3video.train.features import Features, extract_features
+from m3video.train.labelled import shapes_test, shapes_train
 from m3video.train.step import choose_device
-from m3video.video.loader import VideoClips
-from m3video.video.manifest import Video, load_manifest
-from m3video.video.moving_shapes import CLASSES, MovingShapes
+from m3video.video.loader import ClipSource, VideoClips
+from m3video.video.manifest import Manifest, Video, load_manifest
+from m3video.video.moving_shapes import CLASSES
 from m3video.video.sampling import plan_clip
-
-# A moving-shapes test set starts here, so that no clip that is trained on is ever tested.
-_SHAPES_TEST_OFFSET = 1_000_000
-
-Split = tuple[Tensor, Tensor]  # positions of the training and of the test videos
-
-
-@dataclass(frozen=True)
-class LinearChoice:
-    """The chosen member of the grid."""
-
-    lr: float
-    weight_decay: float
 
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
@@ -51,7 +37,8 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     Returns:
         data, init, untrained, classes, chance (share of the commonest class in the test videos),
         linear and knn (accuracies), clips {train, test} (videos in each part), chosen (lr and
-        weight_decay a fold), confusion (rows: truth), labels, unreadable.
+        weight_decay a fold), confusion (rows: truth), labels, unreadable; for moving shapes also
+        by_texture (the linear probe's accuracy on the test clips of each texture).
 
     Raises:
         ConfigError: no labels, too few videos to split, or `out` is a folder.
@@ -64,19 +51,34 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     if config.untrained:
         encoder = untrained_like(encoder, config.seed)
     if config.data == "moving-shapes":
-        features, splits, labels = _shapes_features(encoder, config)
+        measured = _shapes_result(encoder, config)
     else:
-        features, splits, labels = _video_features(encoder, config)
+        measured = _video_result(encoder, config)
     result = {
         "data": config.data,
         "init": str(config.init),
         "untrained": config.untrained,
+        **measured,
+    }
+    write_json(path, result)
+    return result
+
+
+def _shapes_result(encoder: VisionTransformer, config: ProbeConfig) -> dict[str, Any]:
+    train = shapes_train(encoder.clip, config.train_clips, config.texture)
+    tests = shapes_test(encoder.clip, config.test_clips, config.texture)
+    textures = [source.texture for source in tests for _ in range(len(source))]
+    measured = probe_shapes(encoder, train, tests, textures, config)
+    return {**measured, "labels": list(CLASSES), "unreadable": []}
+
+
+def _video_result(encoder: VisionTransformer, config: ProbeConfig) -> dict[str, Any]:
+    features, splits, labels = _video_features(encoder, config)
+    return {
         **evaluate_features(features, splits, classes=len(labels), config=config),
         "labels": list(labels),
         "unreadable": [list(entry) for entry in features.unreadable],
     }
-    write_json(path, result)
-    return result
 
 
 def untrained_like(encoder: VisionTransformer, seed: int) -> VisionTransformer:
@@ -91,201 +93,34 @@ def untrained_like(encoder: VisionTransformer, seed: int) -> VisionTransformer:
     return fresh.eval()
 
 
-def evaluate_features(
-    features: Features, splits: list[Split], *, classes: int, config: ProbeConfig
-) -> dict[str, Any]:
-    """Probe features over one or more splits; every test video is counted once.
+def probe_metadata(config: ProbeConfig) -> dict[str, Any]:
+    """Probe width, height, number of frames and rate of videos: what needs no pixel to be known.
 
-    Args:
-        features: of all videos.
-        splits: training and test positions, one pair a fold.
-        classes: C.
-        config: the grid, epochs, k and seed.
+    Labels that these tell are no proof of what an encoder has seen. `config.init` is not read.
+
+    Returns:
+        As `probe`, less init and untrained; nothing is written.
     """
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    neighbour_hits = 0
-    chosen = []
-    for train, test in splits:
-        mean, deviation = features.values[train].mean(0), features.values[train].std(0)
-        values = (features.values - mean) / (deviation + 1e-6)
-        groups = features.groups
-        choice, predicted = linear_probe(
-            values[train],
-            features.labels[train],
-            values[test],
-            classes=classes,
-            config=config,
-            groups=None if groups is None else [groups[i] for i in train.tolist()],
-        )
-        chosen.append({"lr": choice.lr, "weight_decay": choice.weight_decay})
-        truth = features.labels[test]
-        confusion.index_put_((truth, predicted), torch.ones_like(truth), accumulate=True)
-        nearest = nearest_neighbours(
-            values[train],
-            features.labels[train],
-            values[test],
-            classes=classes,
-            k=config.neighbours,
-        )
-        neighbour_hits += int((nearest == truth).sum())
-    total = int(confusion.sum())
+    manifest = _labelled_manifest(config)
+    videos = list(manifest.videos)
+    known = [[video.width, video.height, video.frames, video.fps] for video in videos]
+    features = Features(
+        values=torch.tensor(known, dtype=torch.float32),
+        labels=torch.tensor([manifest.labels.index(str(video.label)) for video in videos]),
+        videos=torch.arange(len(videos)),
+        unreadable=[(str(entry.path), entry.reason) for entry in manifest.unreadable],
+        groups=_groups(videos, config),
+    )
+    splits = _splits(videos, features, config)
     return {
-        "classes": classes,
-        "chance": float(confusion.sum(1).max()) / total,
-        "linear": float(confusion.diagonal().sum()) / total,
-        "knn": neighbour_hits / total,
-        "clips": {"train": len(splits[0][0]), "test": total},
-        "chosen": chosen,
-        "confusion": confusion.tolist(),
+        "data": config.data,
+        **evaluate_features(features, splits, classes=len(manifest.labels), config=config),
+        "labels": list(manifest.labels),
+        "unreadable": [list(entry) for entry in features.unreadable],
     }
 
 
-def linear_probe(
-    train: Tensor,
-    labels: Tensor,
-    test: Tensor,
-    *,
-    classes: int,
-    config: ProbeConfig,
-    groups: list[str] | None = None,
-) -> tuple[LinearChoice, Tensor]:
-    """Choose among the grid on a fifth of the training videos, fit again on all, and predict.
-
-    Args:
-        train: float32 [V, D], standardised.
-        labels: int64 [V].
-        test: float32 [U, D].
-        classes: C.
-        config: the grid, epochs and seed.
-        groups: what each training video belongs to; the fifth is one of whole groups.
-
-    Returns:
-        The choice and the predicted classes, int64 [U].
-
-    Raises:
-        ConfigError: fewer than two groups.
-    """
-    grid = [LinearChoice(*pair) for pair in product(config.lr, config.weight_decay)]
-    kept, held = _hold_out(groups or [str(i) for i in range(len(train))], config.seed)
-    heads = fit_linear(train[kept], labels[kept], grid, classes=classes, config=config)
-    hits = [(head(train[held]).argmax(1) == labels[held]).float().mean() for head in heads]
-    best = grid[int(torch.stack(hits).argmax())]
-    (head,) = fit_linear(train, labels, [best], classes=classes, config=config)
-    return best, head(test).argmax(1)
-
-
-def _hold_out(groups: list[str], seed: int) -> Split:
-    """Positions of four fifths and of one fifth of the groups, at least one group each."""
-    names = sorted(set(groups))
-    if len(names) < 2:
-        raise ConfigError(
-            "only one group of training videos: settings cannot be chosen on others; "
-            "give more videos, or another --group"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(names), generator=generator).tolist()
-    chosen = {names[i] for i in order[: max(1, len(names) // 5)]}
-    inside = torch.tensor([name in chosen for name in groups])
-    return (~inside).nonzero().squeeze(1), inside.nonzero().squeeze(1)
-
-
-def fit_linear(
-    values: Tensor, labels: Tensor, grid: list[LinearChoice], *, classes: int, config: ProbeConfig
-) -> list[nn.Linear]:
-    """Fit one linear classifier a grid point, all in one pass over the features.
-
-    Args:
-        values: float32 [V, D], standardised.
-        labels: int64 [V].
-        grid: learning rates and weight decays.
-        classes: C.
-        config: epochs and seed.
-    """
-    heads = [nn.Linear(values.shape[1], classes) for _ in grid]
-    for head in heads:
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-    groups = [
-        {"params": list(head.parameters()), "lr": point.lr, "weight_decay": point.weight_decay}
-        for head, point in zip(heads, grid, strict=True)
-    ]
-    optimiser = torch.optim.SGD(groups, momentum=0.9, foreach=True)
-    batch = min(256, len(values))
-    steps = config.epochs * -(-len(values) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    generator = torch.Generator().manual_seed(config.seed)
-    for _ in range(config.epochs):
-        order = torch.randperm(len(values), generator=generator)
-        for rows in torch.split(order, batch):
-            losses = [
-                nn.functional.cross_entropy(head(values[rows]), labels[rows]) for head in heads
-            ]
-            optimiser.zero_grad()
-            torch.autograd.backward(losses)
-            optimiser.step()
-            schedule.step()
-    return [head.requires_grad_(False) for head in heads]
-
-
-def nearest_neighbours(
-    train: Tensor, labels: Tensor, test: Tensor, *, classes: int, k: int, temperature: float = 0.07
-) -> Tensor:
-    """Vote of the k nearest training videos by cosine, weighted by exp(similarity / temperature).
-
-    The weighting is that of Wu et al. 2018 (instance discrimination, section 3.4).
-
-    Args:
-        train: float32 [V, D].
-        labels: int64 [V].
-        test: float32 [U, D].
-
-    Returns:
-        Predicted classes, int64 [U].
-    """
-    similarity = nn.functional.normalize(test, dim=1) @ nn.functional.normalize(train, dim=1).T
-    top, index = similarity.topk(min(k, len(train)), dim=1)
-    votes = torch.zeros(len(test), classes)
-    votes.scatter_add_(1, labels[index], (top / temperature).exp())
-    return votes.argmax(1)
-
-
-def folds(labels: Tensor, groups: list[str] | None, count: int, seed: int) -> list[Split]:
-    """Cross-validation: every video is tested once; groups stay together, labels are spread evenly.
-
-    Groups (single videos when there are none) are dealt out in random order, largest first, each to
-    the fold that has the fewest videos of its labels so far, then the fewest in all.
-
-    Raises:
-        ConfigError: fewer groups than folds.
-    """
-    names = groups if groups is not None else [str(i) for i in range(len(labels))]
-    members: dict[str, list[int]] = {}
-    for position, name in enumerate(names):
-        members.setdefault(name, []).append(position)
-    if len(members) < count:
-        raise ConfigError(
-            f"folds {count}: there are only {len(members)} groups of videos; use fewer folds"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = [sorted(members)[int(i)] for i in torch.randperm(len(members), generator=generator)]
-    shuffled.sort(key=lambda name: -len(members[name]))
-    held = torch.zeros(count, int(labels.max()) + 1)
-    assigned = torch.zeros(len(labels), dtype=torch.int64)
-    for name in shuffled:
-        rows = labels[members[name]]
-        load = held[:, rows].sum(1) + held.sum(1) / (1 + held.sum())
-        fold = int(load.argmin())
-        held[fold].index_add_(0, rows, torch.ones(len(rows)))
-        assigned[members[name]] = fold
-    return [
-        ((assigned != fold).nonzero().squeeze(1), (assigned == fold).nonzero().squeeze(1))
-        for fold in range(count)
-    ]
-
-
-def _video_features(
-    encoder: VisionTransformer, config: ProbeConfig
-) -> tuple[Features, list[Split], tuple[str, ...]]:
+def _labelled_manifest(config: ProbeConfig) -> Manifest:
     manifest = load_manifest(
         config.data,
         workers=config.workers,
@@ -298,6 +133,13 @@ def _video_features(
             f"{config.data}: a probe needs videos of two or more labels: give class folders, "
             "or a manifest with a column `label`"
         )
+    return manifest
+
+
+def _video_features(
+    encoder: VisionTransformer, config: ProbeConfig
+) -> tuple[Features, list[Split], tuple[str, ...]]:
+    manifest = _labelled_manifest(config)
     clip: ClipConfig = encoder.clip
     source = VideoClips(
         manifest, clip=clip, plan=plan_clip(clip, 0), augment=None, segments=config.segments
@@ -346,40 +188,46 @@ def _splits(videos: list[Video], features: Features, config: ProbeConfig) -> lis
     return folds(features.labels, features.groups, config.folds, config.seed)
 
 
-def _shapes_features(
-    encoder: VisionTransformer, config: ProbeConfig
-) -> tuple[Features, list[Split], tuple[str, ...]]:
-    clip: ClipConfig = encoder.clip
-    parts = []
-    for count, offset in ((config.train_clips, 0), (config.test_clips, _SHAPES_TEST_OFFSET)):
-        source = MovingShapes(
-            clips=count,
-            clip=clip,
-            plan=plan_clip(clip, 0),
-            texture=config.texture,
-            fixed=True,
-            offset=offset,
+def probe_shapes(
+    encoder: VisionTransformer,
+    train: ClipSource,
+    tests: Sequence[ClipSource],
+    textures: Sequence[str],
+    config: ProbeConfig,
+) -> dict[str, Any]:
+    """Probe an encoder on moving shapes.
+
+    Args:
+        encoder: reads the clips of the sets.
+        train: the clips that the probes are fitted to.
+        tests: one or more test sets; the result counts them together.
+        textures: of each test clip; what the clips of each kind alone score is `by_texture`.
+        config: how to probe.
+    """
+    parts = [
+        extract_features(
+            encoder,
+            source,
+            clip=encoder.clip,
+            batch=config.batch,
+            workers=config.workers,
+            device=choose_device(config.device),
         )
-        parts.append(
-            extract_features(
-                encoder,
-                source,
-                clip=clip,
-                batch=config.batch,
-                workers=config.workers,
-                device=choose_device(config.device),
-            )
-        )
-    train, test = parts
-    count = len(train.labels)
+        for source in (train, *tests)
+    ]
+    labels = torch.cat([part.labels for part in parts])
     merged = Features(
-        values=torch.cat([train.values, test.values]),
-        labels=torch.cat([train.labels, test.labels]),
-        videos=torch.cat([train.videos, test.videos + count]),
+        values=torch.cat([part.values for part in parts]),
+        labels=labels,
+        videos=torch.arange(len(labels)),
         unreadable=[],
     )
-    split = (torch.arange(count), torch.arange(count, count + len(test.labels)))
-    return merged, [split], CLASSES
+    count = len(train)
+    split = (torch.arange(count), torch.arange(count, len(labels)))
+    every = [*[""] * count, *textures]
+    return evaluate_features(
+        merged, [split], classes=len(CLASSES), config=config, textures=every if textures else ()
+    )
 
 
 def _result_path(config: ProbeConfig) -> Path:

@@ -1,0 +1,1 @@
+"""Studies: a grid of runs that end in one table and one plot."""
