@@ -221,6 +221,47 @@ def test_block_normalisation_takes_contrast_out_but_not_noise_up() -> None:
     assert (block_normalise(torch.zeros(36), (0,)) == 0).all()
 
 
+@pytest.mark.parametrize("bins", [6, 9])
+@pytest.mark.parametrize("levels", [1, 255], ids=["float", "uint8"])
+def test_blocks_are_the_l2_hys_of_skimage(levels: int, bins: int) -> None:
+    """Blocks of 2 × 2 cells, cut at 0.2; one corner is flat and stays 0."""
+    image = texture(45, 70, seed=bins, smooth=1.0)
+    image[:20, :20] = 90
+    given_image = image if levels == 255 else image.float() / 255
+    expected = skimage_hog(
+        given_image.numpy(),
+        orientations=bins,
+        pixels_per_cell=(8, 8),
+        cells_per_block=(2, 2),
+        block_norm="L2-Hys",
+        feature_vector=False,
+    )
+    cells = hog_grid(given_image.float(), bins=bins, binning="hard")
+    blocks = cells.unfold(0, 2, 1).unfold(1, 2, 1).permute(0, 1, 3, 4, 2)
+    ours = block_normalise(blocks, (-3, -2, -1), epsilon=1e-5, clip=0.2)
+    assert ours.shape == expected.shape
+    assert (expected[0, 0] == 0).all()
+    assert expected.max() > 0.201  # something was cut
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-4)
+
+
+def test_a_block_that_faded_out_stays_so_after_the_cut() -> None:
+    noise = torch.full((36,), EPSILON / 100)
+    noise[0] = EPSILON / 10
+    unit = block_normalise(noise, (0,))
+    torch.testing.assert_close(block_normalise(noise, (0,), clip=0.2).norm(), unit.norm())
+    assert unit.norm() < 0.2
+    strong = block_normalise(noise * 1000, (0,), clip=0.2)
+    assert strong.norm() == pytest.approx(1, abs=1e-3)
+    assert strong[0] / strong[1] < noise[0] / noise[1]
+
+
+def test_a_frame_that_does_not_exist_is_refused() -> None:
+    images = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    with pytest.raises(IndexError, match=r"2.*use 0 to 1"):
+        hog_at(images, torch.tensor([0, 2]), torch.zeros(2, 2))
+
+
 def test_no_points_no_images() -> None:
     images = torch.zeros(2, 16, 16, dtype=torch.uint8)
     none = torch.zeros(0, dtype=torch.long)
@@ -235,7 +276,16 @@ def test_the_kernel_runs_where_nothing_can_be_written(monkeypatch: pytest.Monkey
         with pytest.raises(RuntimeError, match="no locator"):
             numba.njit(cache=True)(lambda x: x)
         module: Any = importlib.reload(descriptor_kernel)
-        image = texture(16, 24).numpy()[None]
-        histograms = module.hog_grid_compiled(image, 9, 8)
+        image = texture(16, 24)
+        frame, points = torch.zeros(3, dtype=torch.long), torch.rand(3, 2) * 16
+        histograms = module.cells_compiled(
+            image.numpy()[None, ..., None],
+            frame.numpy(),
+            points.numpy(),
+            cell=8,
+            bins=9,
+            signed=False,
+        )
     importlib.reload(descriptor_kernel)
-    np.testing.assert_allclose(histograms, hog_grid(torch.from_numpy(image)).numpy(), atol=1e-6)
+    expected = hog_at(image[None], frame, points).numpy()
+    np.testing.assert_allclose(histograms[:, 0], expected, atol=1e-6)

@@ -12,20 +12,24 @@ uint8 images on the CPU take a compiled path with the same numbers; everything e
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from m3video.motion.descriptor_kernel import hog_at_compiled, hog_grid_compiled
-
-Binning = Literal["soft", "hard"]
+from m3video.motion.cells import (
+    Binning,
+    at_compiled,
+    cast_votes,
+    cell_means,
+    gradients,
+    gradients_at,
+    grid_compiled,
+    intensity,
+    is_compiled,
+)
 
 EPSILON = 0.01
-"""Norm below which block normalisation fades out: that of gradients of a few grey levels in a patch
-of four cells. The noise of a flat patch would otherwise be blown up to unit length."""
+"""Norm below which block normalisation of HOG fades out: that of gradients of a few grey levels in
+a patch of four cells. The noise of a flat patch would otherwise be blown up to unit length."""
 
 
 def hog_grid(images: Tensor, *, bins: int = 9, cell: int = 8, binning: Binning = "soft") -> Tensor:
@@ -40,18 +44,12 @@ def hog_grid(images: Tensor, *, bins: int = 9, cell: int = 8, binning: Binning =
     Returns:
         float32 [..., H // cell, W // cell, bins].
     """
-    *lead, height, width = images.shape
-    rows, columns = height // cell, width // cell
-    if images.dtype == torch.uint8 and images.device.type == "cpu" and binning == "soft":
-        planes = images.reshape(-1, height, width).contiguous().numpy()
-        compiled = torch.from_numpy(hog_grid_compiled(planes, bins, cell))
-        return compiled.reshape(*lead, rows, columns, bins)
-    intensity = _intensity(images)
-    gx, gy = torch.zeros_like(intensity), torch.zeros_like(intensity)
-    gx[..., 1:-1] = intensity[..., 2:] - intensity[..., :-2]
-    gy[..., 1:-1, :] = intensity[..., 2:, :] - intensity[..., :-2, :]
-    votes = _votes(gx, gy, bins, binning)[..., : rows * cell, : columns * cell, :]
-    return votes.reshape(*lead, rows, cell, columns, cell, bins).mean(dim=(-4, -2))
+    if is_compiled(images, torch.uint8) and binning == "soft":
+        planes = images[..., None]
+        return grid_compiled(planes, cell, bins=bins, signed=False, closed=True)[..., 0, :]
+    gx, gy = gradients(intensity(images))
+    votes = cast_votes(gx, gy, bins, signed=False, binning=binning)
+    return cell_means(votes, cell)
 
 
 def hog_at(
@@ -73,17 +71,11 @@ def hog_at(
     Returns:
         float32 [M, bins].
     """
-    if images.dtype == torch.uint8 and images.device.type == "cpu":
-        arrays = (
-            images.contiguous().numpy(),
-            frame.contiguous().numpy(),
-            points.contiguous().numpy(),
-        )
-        return torch.from_numpy(hog_at_compiled(*arrays, bins, cell))
-    window = _windows(images, frame, points, cell + 2)
-    gx = window[:, 1:-1, 2:] - window[:, 1:-1, :-2]
-    gy = window[:, 2:, 1:-1] - window[:, :-2, 1:-1]
-    return _votes(gx, gy, bins, "soft").mean(dim=(1, 2))
+    if is_compiled(images, torch.uint8):
+        planes = images[..., None]
+        return at_compiled(planes, frame, points, cell, bins=bins, signed=False)[:, 0]
+    gx, gy = gradients_at(images, frame, points, cell)
+    return cast_votes(gx, gy, bins, signed=False).mean(dim=(1, 2))
 
 
 def block_normalise(
@@ -99,48 +91,19 @@ def block_normalise(
     takes contrast out of the target. The result lies in [0, 1].
 
     Args:
-        histograms: any shape.
-        dims: the block.
-        epsilon: norm below which the result fades out.
-        clip: clip at this value and normalise again (0.2 is L2-Hys).
+        histograms: of any shape, not negative.
+        dims: those of a block.
+        epsilon: length, in the histograms' unit, below which a block fades out.
+        clip: cut what is larger and scale again to the length before the cut; 0.2 is L2-Hys
+            (Dalal & Triggs, section 6.4). A block that had faded out stays so.
     """
-    energy = histograms.square().sum(dim=dims, keepdim=True)
-    scaled = histograms / (energy + epsilon**2).sqrt()
+    unit = histograms / (_energy(histograms, dims) + epsilon**2).sqrt()
     if clip is None:
-        return scaled
-    return block_normalise(scaled.clamp(max=clip), dims, epsilon=epsilon)
+        return unit
+    cut = unit.clamp(max=clip)
+    length = _energy(unit, dims).sqrt()
+    return cut * (length / (_energy(cut, dims) + 1e-10).sqrt())
 
 
-def _intensity(images: Tensor) -> Tensor:
-    return images.float() / 255 if images.dtype == torch.uint8 else images
-
-
-def _votes(gx: Tensor, gy: Tensor, bins: int, binning: Binning) -> Tensor:
-    """Each pixel's votes [..., bins] for gradients [...]."""
-    magnitude = torch.hypot(gx, gy)[..., None]
-    # mirrored into the upper half plane, so that opposite gradients get equal angles exactly
-    x, y = torch.where(gy < 0, -gx, gx), gy.abs()
-    if binning == "hard":
-        # double: 45° must fall on the right side of an edge
-        index = (torch.atan2(y.double(), x.double()) * (bins / math.pi)).long() % bins
-        return one_hot(index, bins) * magnitude
-    position = torch.atan2(y, x) * (bins / math.pi) - 0.5
-    lower = position.floor()
-    share = (position - lower)[..., None]
-    first = one_hot(lower.long() % bins, bins)
-    second = one_hot((lower.long() + 1) % bins, bins)
-    return (first * (1 - share) + second * share) * magnitude
-
-
-def _windows(images: Tensor, frame: Tensor, points: Tensor, side: int) -> Tensor:
-    """Sample side × side pixels, one apart, around points [M, 2] bilinearly → [M, side, side]."""
-    height, width = images.shape[-2:]
-    corner = points - (side - 1) / 2
-    whole = corner.floor()
-    share_x, share_y = (corner - whole)[:, :, None, None].unbind(dim=1)
-    steps = torch.arange(side + 1, device=points.device)
-    x = (whole[:, 0].long()[:, None] + steps).clamp(0, width - 1)
-    y = (whole[:, 1].long()[:, None] + steps).clamp(0, height - 1)
-    taken = _intensity(images[frame[:, None, None], y[:, :, None], x[:, None, :]])
-    across = torch.lerp(taken[:, :, :-1], taken[:, :, 1:], share_x)
-    return torch.lerp(across[:, :-1], across[:, 1:], share_y)
+def _energy(histograms: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return histograms.square().sum(dim=dims, keepdim=True)

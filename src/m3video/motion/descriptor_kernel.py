@@ -1,7 +1,10 @@
-"""Compiled HOG for the CPU: the numbers of `descriptor`'s torch functions, no dense intermediates.
+"""Compiled histograms for the CPU: the numbers of `descriptor`'s torch functions.
 
-Each cell is read, differentiated and voted in small buffers that stay in the first cache. The two
-loops that take the time (interpolation, angle) are free of branches, so that they are vectorised.
+The cell around a point is sampled, oriented and voted in small buffers that stay in the first
+cache. All loops are free of branches and scatters, so that they are vectorised: a bin is one pass
+over the cell's pixels, each with its share of that bin. Pixels are addressed by unsigned indices
+without slicing: a slice counts references and a signed index may wrap, and both cost more than the
+arithmetic.
 """
 
 from __future__ import annotations
@@ -13,14 +16,20 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_SCALE = np.float32(1 / 255)
-_QUARTER = np.float32(np.pi / 2)
-_HALF = np.float32(np.pi)
+_HALF_TURN = np.float32(np.pi)
+_QUARTER_TURN = np.float32(np.pi / 2)
 
 
-def _compiled(function: Callable[..., None]) -> Any:
-    """Compile a function; keep the machine code on disk where a folder can be written."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function; keep the machine code on disk where a folder can be written.
+
+    Sums may be reordered to be vectorised; NaN and infinity keep their meaning.
+    """
+    options: dict[str, Any] = {
+        "nogil": True,
+        "fastmath": {"contract", "reassoc", "nsz"},
+        "error_model": "numpy",
+    }
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
@@ -28,15 +37,17 @@ def _compiled(function: Callable[..., None]) -> Any:
 
 
 @_compiled
-def _orient(gx: Any, gy: Any, scale: Any, magnitude: Any, position: Any) -> None:
-    """Magnitude of each gradient, and its unsigned angle in bins (`scale` = bins / π)."""
-    for i in range(gx.shape[0]):
-        x = gx[i]
-        y = gy[i]
-        magnitude[i] = np.sqrt(x * x + y * y)
-        x = -x if y < 0 else x
-        across = abs(x)
-        up = abs(y)
+def _orient(x: Any, y: Any, bins: int, signed: bool, magnitude: Any, position: Any) -> None:
+    """Magnitude of each vector, and its angle in bins; position b + 1 is the centre of bin b."""
+    scale = np.float32(bins / (2 * np.pi if signed else np.pi))
+    below = _HALF_TURN if signed else np.float32(0)
+    centre = np.float32(1 if signed else 0.5)
+    for i in range(x.shape[0]):
+        down = y[i]
+        right = -x[i] if down < 0 else x[i]
+        magnitude[i] = np.sqrt(right * right + down * down)
+        across = abs(right)
+        up = abs(down)
         large = max(across, up)
         ratio = min(across, up) / (large if large > 0 else np.float32(1))
         t = ratio * ratio
@@ -50,140 +61,242 @@ def _orient(gx: Any, gy: Any, scale: Any, magnitude: Any, position: Any) -> None
         series = series * t + np.float32(0.1999355085)
         series = series * t - np.float32(0.3333314528)
         angle = ratio + ratio * t * series
-        angle = _QUARTER - angle if up > across else angle
-        angle = _HALF - angle if x < 0 else angle
-        position[i] = angle * scale + np.float32(0.5)
+        angle = _QUARTER_TURN - angle if up > across else angle
+        angle = _HALF_TURN - angle if right < 0 else angle
+        angle = angle + below if down < 0 else angle
+        position[i] = angle * scale + centre
+
+
+@_compiled
+def _stand_still(magnitude: Any, still: Any) -> Any:
+    """Take the pixels' votes for standing still out of the magnitudes; the sum of those votes."""
+    votes = np.float32(0)
+    for i in range(magnitude.shape[0]):
+        length = magnitude[i]
+        votes += max(still - length, np.float32(0))
+        magnitude[i] = length * min(length / still, np.float32(1))
+    return votes
 
 
 @_compiled
 def _vote(magnitude: Any, position: Any, votes: Any) -> None:
     """Share each magnitude between the two nearest bins; entry b + 1 of `votes` is bin b."""
-    last = votes.shape[0] - 2
-    for i in range(magnitude.shape[0]):
-        lower = min(np.int32(position[i]), last)
-        share = (position[i] - np.float32(lower)) * magnitude[i]
-        votes[lower] += magnitude[i] - share
-        votes[lower + 1] += share
+    for b in range(votes.shape[0]):
+        centre = np.float32(b)
+        total = np.float32(0)
+        for i in range(magnitude.shape[0]):
+            share = max(np.float32(1) - abs(position[i] - centre), np.float32(0))
+            total += share * magnitude[i]
+        votes[b] = total
+    # close the circle
+    votes[-2] += votes[0]
+    votes[1] += votes[-1]
 
 
 @_compiled
-def _fold(votes: Any, factor: Any, out: Any) -> None:
-    """Close the circle (0° is 180°), scale, and clear the votes."""
-    bins = out.shape[0]
-    votes[bins] += votes[0]
-    votes[1] += votes[bins + 1]
-    for b in range(bins):
-        out[b] = votes[b + 1] * factor
-    votes[:] = 0
+def _cut(planes: Any, step: int, f: int, x0: int, y0: int, columns: Any, patch: Any) -> None:
+    """Fill `patch` [1, side, side · step] from pixel (x0, y0) on; the image's border continues.
 
-
-@_compiled
-def grid_kernel(images: Any, cell: int, out: Any) -> None:
-    """Fill `out` [F, rows, columns, bins] with the HOG of the cells of uint8 images [F, H, W]."""
-    frames, height, width = images.shape
-    rows, columns, bins = out.shape[1:]
-    factor = _SCALE / np.float32(cell * cell)
-    scale = np.float32(bins / np.pi)
-    gx = np.zeros(width, np.float32)
-    gy = np.zeros(width, np.float32)
-    magnitude = np.empty(width, np.float32)
-    position = np.empty(width, np.float32)
-    votes = np.zeros((columns, bins + 2), np.float32)
-    for f in range(frames):
-        for row in range(rows):
-            for y in range(row * cell, (row + 1) * cell):
-                line = images[f, y]
-                for x in range(1, width - 1):
-                    gx[x] = np.float32(line[x + 1]) - np.float32(line[x - 1])
-                if 0 < y < height - 1:
-                    above, below = images[f, y - 1], images[f, y + 1]
-                    for x in range(width):
-                        gy[x] = np.float32(below[x]) - np.float32(above[x])
-                else:
-                    gy[:] = 0
-                _orient(gx, gy, scale, magnitude, position)
-                for column in range(columns):
-                    inside = slice(column * cell, (column + 1) * cell)
-                    _vote(magnitude[inside], position[inside], votes[column])
-            for column in range(columns):
-                _fold(votes[column], factor, out[f, row, column])
-
-
-@_compiled
-def _cut(image: Any, x0: int, y0: int, patch: Any) -> None:
-    """Fill `patch` with the pixels from (x0, y0) on; outside the image its border continues."""
-    height, width = image.shape
-    side = patch.shape[0]
-    if x0 >= 0 and y0 >= 0 and x0 + side <= width and y0 + side <= height:
-        for j in range(side):
-            line = image[y0 + j, x0 : x0 + side]
-            for i in range(side):
-                patch[j, i] = line[i]
-        return
-    for j in range(side):
-        line = image[min(max(y0 + j, 0), height - 1)]
-        for i in range(side):
-            patch[j, i] = line[min(max(x0 + i, 0), width - 1)]
-
-
-@_compiled
-def points_kernel(images: Any, frame: Any, points: Any, cell: int, out: Any) -> None:
-    """Fill `out` [M, bins] with the HOG of the cell around each point.
-
-    images uint8 [F, H, W]; frame int64 [M]: which image; points float32 [M, 2] (x, y).
+    `columns` [side · step] is scratch: where in a row of `planes` a row of the patch comes from.
     """
-    bins = out.shape[1]
-    side = cell + 2
-    factor = _SCALE / np.float32(cell * cell)
-    scale = np.float32(bins / np.pi)
-    corner = np.float32((cell + 1) / 2)
-    patch = np.empty((side + 1, side + 1), np.float32)
-    blended = np.empty((side + 1, side), np.float32)
-    window = np.empty((side, side), np.float32)
-    gx = np.empty(cell * cell, np.float32)
-    gy = np.empty(cell * cell, np.float32)
-    magnitude = np.empty(cell * cell, np.float32)
-    position = np.empty(cell * cell, np.float32)
-    votes = np.zeros(bins + 2, np.float32)
+    height, width = planes.shape[1], planes.shape[2] // step
+    side = patch.shape[1]
+    for i in range(side):
+        for channel in range(step):
+            columns[i * step + channel] = min(max(x0 + i, 0), width - 1) * step + channel
+    plane = np.uintp(f)
+    for j in range(side):
+        y = np.uintp(min(max(y0 + j, 0), height - 1))
+        for i in range(side * step):
+            patch[0, j, i] = planes[plane, y, columns[i]]
+
+
+@_compiled
+def _gradients(
+    planes: Any,
+    step: int,
+    channel: int,
+    corner: Any,
+    shares: Any,
+    cell: int,
+    values: Any,
+    changes: Any,
+    gx: Any,
+    gy: Any,
+) -> None:
+    """Central differences of one channel at cell × cell points.
+
+    `corner` is (f, y, x) of the pixel above left of the cell. Each row of pixels is interpolated
+    in x, its values and their differences in x; these [(cell + 3) · cell] are interpolated in y.
+    """
+    right, down = shares
+    c, s = np.uintp(cell), np.uintp(step)
+    f, y0 = np.uintp(corner[0]), np.uintp(corner[1])
+    x0 = np.uintp(corner[2]) * s + np.uintp(channel)
+    for j in range(c + np.uintp(3)):
+        y = y0 + j
+        for i in range(c):
+            x = x0 + i * s
+            here = np.float32(planes[f, y, x + s])
+            after = np.float32(planes[f, y, x + s + s])
+            change = after - np.float32(planes[f, y, x])
+            next_change = np.float32(planes[f, y, x + s + s + s]) - here
+            values[j * c + i] = here + right * (after - here)
+            changes[j * c + i] = change + right * (next_change - change)
+    for k in range(c * c):
+        change = changes[k + c]
+        gx[k] = change + down * (changes[k + c + c] - change)
+        change = values[k + c + c] - values[k]
+        next_change = values[k + c + c + c] - values[k + c]
+        gy[k] = change + down * (next_change - change)
+
+
+@_compiled
+def _clear_border(x0: int, y0: int, width: int, height: int, cell: int, gx: Any, gy: Any) -> None:
+    """No gradient across the border of the image; the cell's first pixel is (x0, y0)."""
+    for j in range(cell):
+        for i in range(cell):
+            if x0 + i == 0 or x0 + i == width - 1:
+                gx[j * cell + i] = 0
+            if y0 + j == 0 or y0 + j == height - 1:
+                gy[j * cell + i] = 0
+
+
+@_compiled
+def _sample(
+    planes: Any,
+    step: int,
+    channel: int,
+    corner: Any,
+    shares: Any,
+    cell: int,
+    values: Any,
+    out: Any,
+) -> None:
+    """One channel at cell × cell points; arguments as for `_gradients`."""
+    right, down = shares
+    c, s = np.uintp(cell), np.uintp(step)
+    f, y0 = np.uintp(corner[0]), np.uintp(corner[1]) + np.uintp(1)
+    x0 = (np.uintp(corner[2]) + np.uintp(1)) * s + np.uintp(channel)
+    for j in range(c + np.uintp(1)):
+        y = y0 + j
+        for i in range(c):
+            x = x0 + i * s
+            here = np.float32(planes[f, y, x])
+            values[j * c + i] = here + right * (np.float32(planes[f, y, x + s]) - here)
+    for k in range(c * c):
+        out[k] = values[k] + down * (values[k + c] - values[k])
+
+
+@_compiled
+def cells_kernel(
+    planes: Any,
+    step: int,
+    frame: Any,
+    points: Any,
+    cell: int,
+    bins: int,
+    signed: bool,
+    differentiate: bool,
+    closed: bool,
+    still: float,
+    scale: float,
+    out: Any,
+) -> None:
+    """Fill `out` [M, parts, bins (+ 1)] with the histograms of the cell around each point.
+
+    planes [F, H, W · step], channels interleaved; frame int64 [M]: which plane; points float32
+    [M, 2] (x, y). With `differentiate` part p is of the gradients of channel p, and `closed` says
+    that they are 0 across the border; without, the one part is of the vectors (channel 0,
+    channel 1). `still` > 0 adds the bin of what stands still.
+    """
+    height, width = planes.shape[1], planes.shape[2] // step
+    side = cell + 3
+    pixels = cell * cell
+    to_corner = np.float32((cell + 1) / 2)
+    factor = np.float32(scale / pixels)
+    patch = np.empty((1, side, side * step), planes.dtype)
+    columns = np.empty(side * step, np.uintp)
+    values, changes = np.empty(side * cell, np.float32), np.empty(side * cell, np.float32)
+    x, y = np.empty(pixels, np.float32), np.empty(pixels, np.float32)
+    magnitude, position = np.empty(pixels, np.float32), np.empty(pixels, np.float32)
+    votes = np.empty(bins + 2, np.float32)
     for m in range(points.shape[0]):
-        left = points[m, 0] - corner
-        top = points[m, 1] - corner
+        left = points[m, 0] - to_corner
+        top = points[m, 1] - to_corner
         x0 = int(np.floor(left))
         y0 = int(np.floor(top))
-        right_share = left - np.float32(x0)
-        lower_share = top - np.float32(y0)
-        _cut(images[frame[m]], x0, y0, patch)
-        for j in range(side + 1):
-            for i in range(side):
-                blended[j, i] = patch[j, i] + right_share * (patch[j, i + 1] - patch[j, i])
-        for j in range(side):
-            for i in range(side):
-                window[j, i] = blended[j, i] + lower_share * (blended[j + 1, i] - blended[j, i])
-        for j in range(cell):
-            for i in range(cell):
-                gx[j * cell + i] = window[j + 1, i + 2] - window[j + 1, i]
-                gy[j * cell + i] = window[j + 2, i + 1] - window[j, i + 1]
-        _orient(gx, gy, scale, magnitude, position)
-        _vote(magnitude, position, votes)
-        _fold(votes, factor, out[m])
+        shares = (left - np.float32(x0), top - np.float32(y0))
+        source, corner = planes, (frame[m], y0, x0)
+        inside = x0 >= 0 and y0 >= 0 and x0 + side <= width and y0 + side <= height
+        if not inside:
+            _cut(planes, step, frame[m], x0, y0, columns, patch)
+            source, corner = patch, (0, 0, 0)
+        for part in range(out.shape[1]):
+            if differentiate:
+                _gradients(source, step, part, corner, shares, cell, values, changes, x, y)
+                if closed and not inside:
+                    _clear_border(x0 + 1, y0 + 1, width, height, cell, x, y)
+            else:
+                _sample(source, step, 0, corner, shares, cell, values, x)
+                _sample(source, step, 1, corner, shares, cell, values, y)
+            _orient(x, y, bins, signed, magnitude, position)
+            if still > 0:
+                out[m, part, bins] = _stand_still(magnitude, np.float32(still)) * factor
+            _vote(magnitude, position, votes)
+            for b in range(bins):
+                out[m, part, b] = votes[b + 1] * factor
 
 
-def hog_grid_compiled(images: NDArray[np.uint8], bins: int, cell: int) -> NDArray[np.float32]:
-    """HOG of all whole cells of uint8 images [F, H, W] → [F, H // cell, W // cell, bins]."""
-    frames, height, width = images.shape
-    out = np.empty((frames, height // cell, width // cell, bins), np.float32)
-    grid_kernel(images, cell, out)
-    return out
-
-
-def hog_at_compiled(
-    images: NDArray[np.uint8],
+def cells_compiled(
+    planes: NDArray[np.uint8] | NDArray[np.float32],
     frame: NDArray[np.int64],
     points: NDArray[np.float32],
-    bins: int,
+    *,
     cell: int,
+    bins: int,
+    signed: bool,
+    differentiate: bool = True,
+    closed: bool = False,
+    still: float = 0,
 ) -> NDArray[np.float32]:
-    """HOG of the cell around points [M, 2] of uint8 images [F, H, W] → [M, bins]."""
-    out = np.empty((len(points), bins), np.float32)
-    points_kernel(images, frame, points, cell, out)
+    """Histograms of the cell around each of M points.
+
+    Args:
+        planes: [F, H, W, C], contiguous; uint8 is scaled to [0, 1].
+        frame: [M], which of the F a point is in.
+        points: [M, 2], (x, y) in pixels.
+        cell: side of the cell in pixels.
+        bins: orientations over 360° if signed, else over 180°.
+        signed: whether opposite vectors differ.
+        differentiate: vote with the gradients of each channel; otherwise with the vectors whose
+            x and y are the two channels.
+        closed: gradients across the image's border are 0; otherwise its border continues.
+        still: vectors shorter than this vote for one more bin, the last; 0: there is none.
+
+    Returns:
+        [M, C, bins] with `differentiate`, else [M, 1, bins (+ 1)].
+
+    Raises:
+        IndexError: a frame that is not one of the F.
+    """
+    frames, height, width, step = planes.shape
+    if len(frame) and not (frame.min() >= 0 and frame.max() < frames):
+        raise IndexError(f"frame {frame.min()} to {frame.max()}: use 0 to {frames - 1}")
+    parts = step if differentiate else 1
+    out = np.empty((len(points), parts, bins + (still > 0)), np.float32)
+    cells_kernel(
+        planes.reshape(frames, height, width * step),
+        step,
+        frame,
+        points,
+        cell,
+        bins,
+        signed,
+        differentiate,
+        closed,
+        float(still),
+        1 / 255 if planes.dtype == np.uint8 else 1.0,
+        out,
+    )
     return out
