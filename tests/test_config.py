@@ -66,7 +66,7 @@ def test_tokens_of_a_non_square_clip() -> None:
         ({"train": {"epochs": float("inf")}}, "finite"),
         ({"train": {"seed": 2**70}}, "less than"),
         ({"motion": {"flow": "raft"}}, "raft needs weights"),
-        ({"motion": {"weights": "w.pth"}}, "weights are for flow raft, and flow is dis-fast"),
+        ({"motion": {"weights": "w.pth"}}, "weights are for flow raft, and flow is dis"),
         ({"motion": {"flow": "exact"}}, "exact is for data moving-shapes, and data is 'x'"),
         ({"motion": {"flow": "codec", "visibility": "forward-backward"}}, "codec knows no way"),
         ({"motion": {"tracker": "a:b", "visibility": "forward-backward"}}, "use visibility frame"),

@@ -67,10 +67,10 @@ class MaskConfig(Config):
     """Which tokens are hidden from the encoder, and which of those are decoded."""
 
     kind: MaskKind = "tube"
-    """tube: the same places in every frame. random: anywhere. frame: whole frames of tokens (a tubelet
-    each). block: cubes (MaskFeat). motion-bins: a tube whose visible places are drawn from the
-    still and from the moving half (TrackMAE). motion-top: what moves most is hidden first, as much
-    in every frame (MGM)."""
+    """tube: the same places in every frame. random: anywhere. frame: whole frames of tokens, a
+    tubelet each. block: cubes (MaskFeat). motion-bins: a tube whose visible places are drawn from
+    the still and from the moving half (TrackMAE). motion-top: what moves most is hidden first, as
+    much in every frame (MGM)."""
     ratio: float = Field(0.7, gt=0, lt=1)
     """Share of the tokens that is hidden."""
     high: float = Field(0.5, ge=0, le=1)

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from m3video.config.base import Config
 
 FlowName = Literal[
+    "dis",
     "dis-ultrafast",
     "dis-fast",
     "dis-medium",
@@ -26,8 +27,8 @@ FLOW_NAMES: tuple[FlowName, ...] = get_args(FlowName)
 class MotionConfig(Config):
     """Trajectories: they start in each tubelet's first frame, at the raw frame rate."""
 
-    flow: FlowName = "dis-fast"
-    """Optical flow estimator. dis-*, farneback: OpenCV. tvl1: OpenCV's contrib package. batched:
+    flow: FlowName = "dis"
+    """Optical flow estimator. dis, dis-*, farneback: OpenCV. tvl1: OpenCV's contrib package. batched:
     ours, in torch, on any device. raft: torchvision's, with `weights`. codec: the motion vectors of
     the compressed video. exact: what the renderer knows, for `moving-shapes` only."""
     weights: Path | None = None

@@ -168,7 +168,7 @@ def track(
     length: int = 6,
     spacing: int = 8,
     starts: Sequence[int] | None = None,
-    flow: FlowName = "dis-fast",
+    flow: FlowName = "dis",
     camera: bool = False,
     visibility: Literal["frame", "forward-backward"] = "frame",
 ) -> Tracks:
