@@ -137,7 +137,13 @@ def _video_clips(
         notes.append(f"No clips can be shown: {error}.")
         return
     gone = {str(entry.path): entry.reason for entry in videos.unreadable}
-    source = VideoClips(videos, clip=config.clip, plan=plan, augment=None)
+    source = VideoClips(
+        videos,
+        clip=config.clip,
+        plan=plan,
+        augment=None,
+        flow=config.motion.flow == "codec" and plan.length > 0,
+    )
     generator = sample_generator(config.train.seed, 0, HELD_OUT)
     order = torch.randperm(len(source), generator=generator).tolist()
     found = 0

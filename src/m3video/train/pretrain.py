@@ -128,7 +128,14 @@ def _open_data(
             count = len(manifest.unreadable)
             _say(console, f"{count} unreadable, {len(manifest.videos)} videos to train on")
     manifest = _absolute(manifest)
-    return VideoClips(manifest, clip=config.clip, plan=plan, augment=config.augment), manifest
+    videos = VideoClips(
+        manifest,
+        clip=config.clip,
+        plan=plan,
+        augment=config.augment,
+        flow=config.motion.flow == "codec" and plan.length > 0,
+    )
+    return videos, manifest
 
 
 def _absolute(manifest: Manifest) -> Manifest:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import signal
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from m3video.config import AugmentConfig, ClipConfig
 from m3video.errors import VideoError
 from m3video.video.augment import Crop, largest_crop, random_crop
 from m3video.video.manifest import Manifest, Video
+from m3video.video.order import TrainingOrder
 from m3video.video.reader import VideoReader
 from m3video.video.sampling import (
     ClipPlan,
@@ -35,6 +36,7 @@ from m3video.video.sampling import (
     segment_starts,
     span_rows,
 )
+from m3video.video.vector_reader import VectorReader
 
 FLOW = "flow"
 """The extra of a clip that holds flow [P, 2, H, W] of the plan's pairs, if the source knows it."""
@@ -124,6 +126,8 @@ class VideoClips:
         augment: how spans and crops are drawn. None is for testing: the spans are `segments` equal
             parts of the video, the crop is the largest in the centre.
         segments: clips of a video; index // segments is the video.
+        flow: give the motion that the videos' codecs found as the extra `FLOW`, cropped as the
+            frames are. It is zero where the video has ended.
     """
 
     def __init__(
@@ -134,6 +138,7 @@ class VideoClips:
         plan: ClipPlan,
         augment: AugmentConfig | None,
         segments: int = 1,
+        flow: bool = False,
     ) -> None:
         self.manifest = manifest
         self.labels = manifest.labels
@@ -141,6 +146,7 @@ class VideoClips:
         self._plan = plan
         self._augment = augment
         self._segments = segments
+        self._flow = flow
 
     def __len__(self) -> int:
         return len(self.manifest.videos) * self._segments
@@ -150,7 +156,7 @@ class VideoClips:
         number, segment = divmod(index, self._segments)
         video = self.manifest.videos[number]
         try:
-            frames, real = self._span(video, segment, generator)
+            frames, real, extras = self._span(video, segment, generator)
         except VideoError as error:
             path = str(video.path)
             raise _UnreadableError(path, str(error).removeprefix(f"{path}: ")) from error
@@ -160,24 +166,30 @@ class VideoClips:
             real=torch.tensor(real),
             label=torch.tensor(label),
             index=torch.tensor(index),
+            extras=extras,
         )
 
     def _span(
         self, video: Video, segment: int, generator: torch.Generator
-    ) -> tuple[NDArray[np.uint8], list[bool]]:
-        """Frames of the rows, cropped, and which of them are real."""
-        with VideoReader(video.path, frames=video.frames) as reader:
+    ) -> tuple[NDArray[np.uint8], list[bool], dict[str, Tensor]]:
+        """Frames of the rows, cropped, which of them are real, and the flow if it is wanted."""
+        open_video = VectorReader if self._flow else VideoReader
+        with open_video(video.path, frames=video.frames) as reader:
             count, span = len(reader), self._plan.span
             if self._augment is None:
                 start = segment_starts(count, span, self._segments)[segment]
             else:
                 start = random_start(count, span, generator)
             rows, real = span_rows(self._plan, start, count)
-            return self._read(reader, rows, generator), real
+            frames, crop = self._read(reader, rows, generator)
+            if not isinstance(reader, VectorReader):
+                return frames, real, {}
+            pairs = [(rows[row], rows[row + 1]) for row in self._plan.pairs]
+            return frames, real, {FLOW: torch.from_numpy(reader.flow(pairs, crop))}
 
     def _read(
         self, reader: VideoReader, rows: list[int], generator: torch.Generator
-    ) -> NDArray[np.uint8]:
+    ) -> tuple[NDArray[np.uint8], Crop]:
         """Crop frames as they are decoded, so that no whole frame is copied."""
         out = np.empty((len(rows), *self._clip.size, 3), np.uint8)
         crop: Crop | None = None
@@ -191,7 +203,8 @@ class VideoClips:
             first = bisect_left(rows, index)
             crop.into(image, out[first])
             out[first + 1 : bisect_right(rows, index)] = out[first]
-        return out
+        assert crop is not None
+        return out, crop
 
 
 class _Keyed(Dataset[Clips]):
@@ -292,35 +305,6 @@ class _Loader(DataLoader[Any]):
             cv2.setNumThreads(threads)
 
 
-class _Stream:
-    """Batches of (epoch, index), step by step, of permutations from (seed, epoch)."""
-
-    def __init__(self, count: int, batch: int, seed: int, first_step: int, last_step: int) -> None:
-        self._count = count
-        self._batch = batch
-        self._seed = seed
-        self._steps = range(first_step, last_step)
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        # Clips that an epoch's whole batches use; a set smaller than a batch is used up each epoch,
-        # and batches run on into the next one.
-        used = max(self._count // self._batch, 1) * min(self._batch, self._count)
-        epoch, order = -1, list[int]()
-        for step in self._steps:
-            keys = []
-            for place in range(step * self._batch, (step + 1) * self._batch):
-                if place // used != epoch:
-                    epoch = place // used
-                    # Clips have the generators 0 … count − 1 of an epoch; its order has the next.
-                    generator = sample_generator(self._seed, epoch, self._count)
-                    order = torch.randperm(self._count, generator=generator).tolist()
-                keys.append((epoch, order[place % used]))
-            yield keys
-
-
 def make_loader(
     source: ClipSource,
     *,
@@ -353,7 +337,7 @@ def make_loader(
     """
     return _Loader(
         _Keyed(source, seed, prepare),
-        batch_sampler=_Stream(len(source), batch, seed, first_step, last_step),
+        batch_sampler=TrainingOrder(len(source), batch, seed, first_step, last_step),
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_one_thread,

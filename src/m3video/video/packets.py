@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +118,29 @@ def average_rate(times: list[int], last: int, stream: VideoStream) -> float:
     rate = len(times) / (ticks_shown * float(stream.time_base))
     # Containers round times (Matroska to milliseconds) and drop frames: keep a header that agrees.
     return header if abs(header - rate) < 0.05 * rate else rate
+
+
+def h264_reference(data: bytes, extradata: bytes | None) -> bool | None:
+    """Whether other frames may refer to the H.264 picture in a packet; None: there is none.
+
+    They may where nal_ref_idc of its first slice is not 0 (ITU-T H.264, 7.4.1).
+    """
+    # MP4 and Matroska have an avcC record, and lengths of 1 … 4 bytes in the place of start codes.
+    boxed = extradata is not None and len(extradata) > 4 and extradata[0] == 1
+    for start in _units(data, (extradata[4] & 3) + 1 if extradata and boxed else 0):
+        if data[start] & 31 in (1, 2, 5):  # a slice, its partition A, a slice of an IDR picture
+            return data[start] & 0x60 != 0
+    return None
+
+
+def _units(data: bytes, size: int) -> Iterator[int]:
+    """Where units begin: after a length of `size` bytes, or after a start code where it is 0."""
+    place = 0
+    while size and place + size < len(data):
+        yield place + size
+        place += size + int.from_bytes(data[place : place + size], "big")
+    while not size and (place := data.find(b"\0\0\1", place) + 3) > 2 and place < len(data):
+        yield place
 
 
 def reason(error: Exception) -> str:

@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from av.container import InputContainer
 from av.packet import Packet
-from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -37,6 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m3video.errors import VideoError
+from m3video.video.orientation import Turn
 from m3video.video.packets import average_rate, reason, scan_packets
 
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
@@ -143,12 +143,16 @@ class VideoReader:
         Raises:
             IndexError, VideoError: as for `frames`.
         """
+        for index, frame in self._decode(self._ascending(indices)):
+            yield index, self._rgb(frame)
+
+    def _ascending(self, indices: Sequence[int]) -> list[int]:
+        """Each distinct index, or an IndexError."""
         wanted = sorted(set(indices))
         for index in wanted[:1] + wanted[-1:]:
             if not 0 <= index < self._count:
                 raise IndexError(f"{self.path}: frame {index} is not in 0 … {self._count - 1}")
-        for index, frame in self._decode(wanted):
-            yield index, self._rgb(frame)
+        return wanted
 
     def sweep(self) -> Iterator[NDArray[np.uint8]]:
         """All frames from the first to the last, each uint8 [H, W, 3] RGB."""
@@ -203,8 +207,19 @@ class VideoReader:
         """Start decoding at the beginning of the file, without a seek."""
         self.close()
         self._open()
-        self._decoded = self._container.decode(self._stream)
+        self._decoded = self._frames_of(self._demux())
         self._position = 0
+
+    def _demux(self) -> Iterator[Packet[VideoStream]]:
+        """Packets from where the file stands to its end."""
+        return self._container.demux(self._stream)
+
+    @staticmethod
+    def _frames_of(packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+        for packet in packets:
+            for frame in packet.decode():
+                assert isinstance(frame, VideoFrame)
+                yield frame
 
     def _scan(self, known: int | None) -> None:
         """Find the number of frames, when each is shown, and where to seek."""
@@ -317,7 +332,7 @@ class VideoReader:
         # Some demuxers look for the time of showing, some for that of decoding.
         for time in (pts, dts):
             self._container.seek(time, stream=self._stream)
-            packets = self._container.demux(self._stream)
+            packets = self._demux()
             first = next(packets)
             if first.pts is not None and first.pts <= pts:
                 return chain((first,), packets)
@@ -332,30 +347,13 @@ class VideoReader:
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1)
         plane = rgb.planes[0]
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
-        return _displayed(frame, lines[:, : 3 * width].reshape(height, width, 3))
+        return Turn.of(frame).pixels(lines[:, : 3 * width].reshape(height, width, 3))
 
     @cached_property
     def _size(self) -> tuple[int, int]:
         width, height = self._coded
         _, frame = next(self._decode([0]))
-        displayed = _displayed(frame, np.empty((height, width, 0), np.uint8))
-        return displayed.shape[0], displayed.shape[1]
-
-
-def _displayed(frame: VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Turn and mirror coded pixels [H, W, C] as the file's display matrix says.
-
-    The matrix maps (x, y) to (a x + c y, b x + d y), in 16.16 fixed point, row by row a b u c d v.
-    """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return pixels
-    assert isinstance(side_data, SideData)
-    a, b, _, c, d, *_ = np.frombuffer(memoryview(side_data), np.int32).tolist()
-    if abs(b) > abs(a):
-        pixels = pixels.transpose(1, 0, 2)
-        a, d = c, b
-    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+        return (width, height) if Turn.of(frame).transpose else (height, width)
 
 
 def read_frames(
