@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from m3video.config import PretrainConfig, ProbeConfig, load_pretrain_config
+from m3video.config import FlowName, PretrainConfig, ProbeConfig, load_pretrain_config
 from m3video.errors import ConfigError, M3VideoError, RunFailedError
 from m3video.recipes import RECIPES, recipe_config
 
@@ -328,13 +328,19 @@ def _benchmark(arguments: list[str]) -> int:
 
 
 def _benchmark_motion(
-    flow: Path | None = None, repeats: int = 5, json: Path | None = None
+    flow: Path | None = None,
+    only: tuple[FlowName, ...] = (),
+    weights: Path | None = None,
+    repeats: int = 5,
+    json: Path | None = None,
 ) -> dict[str, Any]:
-    """Error of the estimators, and cost of the targets next to a training step, on one CPU thread.
+    """Error of the flow estimators, and cost of the targets next to a training step.
 
     Args:
         flow: a folder of pairs NAME_frame1.png, NAME_frame2.png and NAME_flow.flo with known flow;
             without it ../shared/data/flow, if there is one.
+        only: estimators to judge; without it, all that can be used here.
+        weights: the file of RAFT's state dict.
         repeats: times that each thing is timed; the median counts.
         json: write the figures there.
     """
@@ -342,7 +348,7 @@ def _benchmark_motion(
     if flow is None and beside.is_dir():
         flow = beside
         print(f"pairs with known flow: {beside}", file=sys.stderr)
-    return {"flow": flow, "repeats": repeats, "json": json}
+    return {"flow": flow, "only": only, "weights": weights, "repeats": repeats, "json": json}
 
 
 def _benchmark_loader(
