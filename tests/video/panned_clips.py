@@ -25,8 +25,10 @@ def write_pan(
     rotation: float | None = None,
 ) -> Path:
     """Write len(moves) + 1 frames of height × width `size`; the texture goes by `moves`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     height, width = size
-    margin = 100
+    places = np.cumsum([(0, 0), *moves], axis=0)
+    margin = int(np.abs(places).max())
     scene = texture(height + 2 * margin, width + 2 * margin, 3, smooth=1.5).numpy()
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
@@ -35,7 +37,7 @@ def write_pan(
         stream.bit_rate = 4_000_000
         if rotation is not None:
             stream.set_display_rotation(rotation)
-        for x, y in np.cumsum([(0, 0), *moves], axis=0):
+        for x, y in places:
             view = scene[margin - y : margin - y + height, margin - x : margin - x + width]
             image = np.ascontiguousarray(np.repeat(view[..., None], 3, axis=2))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 
 from m3video.config import AugmentConfig, ClipConfig
 from m3video.errors import VideoError
+from m3video.motion.flow import grey
 from m3video.video.augment import centre_crop, random_crop
 from m3video.video.loader import (
+    FLOW,
     REPLACEMENTS,
     Clips,
     ClipSource,
@@ -32,6 +34,7 @@ from m3video.video.loader import (
 from m3video.video.manifest import Manifest, load_manifest
 from m3video.video.reader import VideoReader
 from m3video.video.sampling import plan_clip, random_start, sample_generator, segment_starts
+from tests.video.panned_clips import write_pan
 
 Made = Callable[[str], Path]
 CLIP = ClipConfig(frames=4, stride=3, size=(32, 48))
@@ -202,6 +205,84 @@ def test_a_short_video_repeats_its_last_frame(source: VideoClips) -> None:
     assert len(repeated) > 1
     for frame, offset in zip(found.frames, plan.offsets, strict=True):
         assert torch.equal(frame, repeated[0]) == (offset >= 39)
+
+
+@pytest.fixture
+def pans(tmp_path: Path) -> VideoClips:
+    """Videos that move by (3, -1) pixels a frame, with their flow."""
+    paths = [
+        write_pan(tmp_path / name, moves=[(3, -1)] * 23, options={"g": "99", "bf": bf})
+        for name, bf in (("only_p.mp4", "0"), ("b_frames.mkv", "2"))
+    ]
+    videos = load_manifest(_listed(paths, tmp_path / "list.txt"), decode=False).videos
+    augment = AugmentConfig(flip=True, scales=(1.0, 0.6))
+    return VideoClips(Manifest(videos), clip=CLIP, plan=PLAN, augment=augment, flow=True)
+
+
+def test_flow_of_the_files_is_cropped_resized_and_mirrored_as_the_frames(pans: VideoClips) -> None:
+    """Traps 6 and 10."""
+    flips, zooms = set(), set()
+    for number in range(12):
+        clip = pans.clip(number % 2, 0, sample_generator(0, 0, number))
+        generator = sample_generator(0, 0, number)
+        random_start(24, PLAN.span, generator)
+        crop = random_crop(
+            112, 176, (32, 48), AugmentConfig(flip=True, scales=(1.0, 0.6)), generator
+        )
+        flips.add(crop.flip)
+        zooms.add(crop.box[3])
+        flow = clip.extras[FLOW]
+        assert flow.shape == (len(PLAN.pairs), 2, 32, 48)
+        expected = [(-3 if crop.flip else 3) * 48 / crop.box[3], -32 / crop.box[2]]
+        found = flow[:, :, 6:-6, 6:-6].flatten(2).median(dim=-1).values
+        torch.testing.assert_close(found, torch.tensor([expected] * len(found)), atol=0.05, rtol=0)
+        y, x = np.indices((32, 48), np.float32)
+        for row, (u, v) in zip(PLAN.pairs, flow.numpy(), strict=True):
+            one, two = (grey(clip.frames[row + step]).numpy().astype(np.float32) for step in (0, 1))
+            warped = cv2.remap(two, x + u, y + v, cv2.INTER_LINEAR)
+            inner = slice(6, -6), slice(6, -6)
+            still = np.abs(two - one)[inner].mean()
+            assert np.abs(warped - one)[inner].mean() < 0.35 * still
+    assert flips == {False, True}
+    assert len(zooms) == 2
+
+
+def test_flow_leaves_the_frames_as_they_are(pans: VideoClips) -> None:
+    plain = VideoClips(pans.manifest, clip=CLIP, plan=PLAN, augment=AugmentConfig())
+    flowing = VideoClips(pans.manifest, clip=CLIP, plan=PLAN, augment=AugmentConfig(), flow=True)
+    for index in range(4):
+        generators = [sample_generator(1, 0, index) for _ in range(2)]
+        one = plain.clip(index % 2, 0, generators[0])
+        two = flowing.clip(index % 2, 0, generators[1])
+        assert torch.equal(one.frames, two.frames)
+        assert FLOW not in one.extras
+        assert torch.equal(generators[0].get_state(), generators[1].get_state())
+
+
+def test_steps_of_several_frames_have_their_motion(pans: VideoClips) -> None:
+    plan = plan_clip(CLIP, 2, step=CLIP.stride)
+    source = VideoClips(pans.manifest, clip=CLIP, plan=plan, augment=None, flow=True)
+    flow = source.clip(1, 0, torch.Generator()).extras[FLOW]
+    assert len(flow) == len(plan.pairs)
+    found = flow[:, :, 6:-6, 8:-8].flatten(2).median(dim=-1).values
+    zoom = 48 / 168  # the largest crop of 2 : 3 is 112 × 168
+    expected = torch.tensor([[9 * zoom, -3 * zoom]] * len(found))
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
+
+
+def test_flow_is_zero_where_a_video_has_ended(pans: VideoClips) -> None:
+    clip = ClipConfig(frames=8, stride=4, size=(32, 48))
+    plan = plan_clip(clip, 6)
+    source = VideoClips(pans.manifest, clip=clip, plan=plan, augment=None, flow=True)
+    found = source.clip(0, 0, torch.Generator())
+    known = found.real[[row + 1 for row in plan.pairs]]
+    assert 0 < known.sum() < len(known)
+    assert not found.extras[FLOW][~known].any()
+    assert (found.extras[FLOW][known].flatten(1).abs().amax(dim=1) > 0.5).all()
+
+
+def test_workers_change_no_flow(pans: VideoClips) -> None:
+    assert_same(batches(pans, last=2, workers=2), batches(pans, last=2))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -105,6 +105,34 @@ def test_motion_over_several_frames_follows_the_frames_between(tmp_path: Path) -
     assert not flow[1].any()
 
 
+PLACES = (0, 2, 7, 8)
+"""x of everything in the frames R b b R, of which only the R may be referred to."""
+
+
+@pytest.mark.parametrize(
+    ("past", "future"), [((1, 2), ()), ((), (1, 2)), ((1,), (2,)), ((2,), (1,)), ((1, 2), (1, 2))]
+)
+def test_vectors_to_one_frame_tell_how_two_others_differ(
+    past: tuple[int, ...], future: tuple[int, ...]
+) -> None:
+    """Uneven motion is exact wherever the frames of a pair have vectors to one and the same."""
+
+    def towards(number: int, other: int) -> NDArray[np.float32]:
+        return blocks((0, 0, 128, 64, PLACES[other] - PLACES[number], 0))
+
+    frames = [FrameVectors(0, True, NO_BLOCKS, NO_BLOCKS)]
+    for number in (1, 2):
+        before = towards(number, 0) if number in past else NO_BLOCKS
+        after = towards(number, 3) if number in future else NO_BLOCKS
+        frames.append(FrameVectors(number, False, before, after))
+    frames.append(FrameVectors(3, True, towards(3, 0), NO_BLOCKS))
+    for number in (0, 2) if set(past).isdisjoint(future) and past and future else (0, 1, 2):
+        motion = pair_motion(frames, number, (64, 128))
+        assert motion is not None
+        expected = PLACES[number + 1] - PLACES[number]
+        np.testing.assert_allclose(motion[4:-4, 8:-8, 0], expected, atol=1e-5)
+
+
 def test_motion_is_followed_to_where_it_leads() -> None:
     """A block that goes 16 right, then, from there, 8 down; all else stands still."""
     still = [(x, y, 16.0, 16.0, 0.0, 0.0) for y in range(0, 64, 16) for x in range(0, 96, 16)]
