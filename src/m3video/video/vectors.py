@@ -247,15 +247,15 @@ def crop_motion(motion: Floats, crop: Crop) -> Floats:
     if crop.flip:
         across, start_x = -across, start_x + (width - 1) * across
     places = np.array([[across, 0, start_x], [0, down, start_y]])
+    units = np.array([(-1 if crop.flip else 1) / zoom_x, 1 / zoom_y], np.float32)
     flow = cv2.warpAffine(
-        motion,
+        motion * units,
         places,
         (width, height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    units = np.array([(-1 if crop.flip else 1) / zoom_x, 1 / zoom_y], np.float32)
-    return np.ascontiguousarray((flow * units).transpose(2, 0, 1))
+    return np.asarray(flow.transpose(2, 0, 1), np.float32)
 
 
 def _nearest_motion(
