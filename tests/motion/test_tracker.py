@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch import Tensor
 from m3video.config import ClipConfig, MotionConfig
 from m3video.errors import ConfigError
 from m3video.motion.tracker import load_tracker, tracker_tracks
+from m3video.recipes import recipe_config
+from m3video.train.pretrain import pretrain
 from m3video.video.sampling import plan_clip
 
 PLAN = plan_clip(ClipConfig(frames=4, stride=4, size=(32, 48)), 3)
@@ -79,3 +83,19 @@ def test_tensors_of_other_shapes_are_refused() -> None:
     real = torch.ones(1, len(PLAN.offsets), dtype=torch.bool)
     with pytest.raises(ConfigError, match=r"they must be \[2, 4, 6, 4, 2\] and \[2, 4, 6, 4\]"):
         tracker_tracks(numbered(1), PLAN, real, settings("wrong"), 8)
+
+
+def test_what_finds_the_motion_is_made_before_anything_is_read(tmp_path: Path) -> None:
+    """A run with a tracker or weights that are not there leaves nothing behind."""
+    weights = tmp_path / "raft.pth"
+    for motion, words in (
+        ({"tracker": "no_such_module:follow"}, "cannot be imported"),
+        ({"flow": "raft", "weights": weights}, "torchvision|raft.pth"),
+    ):
+        changes = {"motion": motion, "train": {"steps": 1}}
+        config = recipe_config(
+            "mme-tiny", data="moving-shapes", out=tmp_path / "run", changes=changes
+        )
+        with pytest.raises(ConfigError, match=words):
+            pretrain(config)
+        assert not (tmp_path / "run").exists()

@@ -9,34 +9,18 @@ arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from m3video.compiled import compiled
 
 _HALF_TURN = np.float32(np.pi)
 _QUARTER_TURN = np.float32(np.pi / 2)
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function; keep the machine code on disk where a folder can be written.
-
-    Sums may be reordered to be vectorised; NaN and infinity keep their meaning.
-    """
-    options: dict[str, Any] = {
-        "nogil": True,
-        "fastmath": {"contract", "reassoc", "nsz"},
-        "error_model": "numpy",
-    }
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(**options)(function)
-
-
-@_compiled
+@compiled
 def _orient(x: Any, y: Any, bins: int, signed: bool, magnitude: Any, position: Any) -> None:
     """Magnitude of each vector, and its angle in bins; position b + 1 is the centre of bin b."""
     scale = np.float32(bins / (2 * np.pi if signed else np.pi))
@@ -67,7 +51,7 @@ def _orient(x: Any, y: Any, bins: int, signed: bool, magnitude: Any, position: A
         position[i] = angle * scale + centre
 
 
-@_compiled
+@compiled
 def _stand_still(magnitude: Any, still: Any) -> Any:
     """Take the pixels' votes for standing still out of the magnitudes; the sum of those votes."""
     votes = np.float32(0)
@@ -78,7 +62,7 @@ def _stand_still(magnitude: Any, still: Any) -> Any:
     return votes
 
 
-@_compiled
+@compiled
 def _vote(magnitude: Any, position: Any, votes: Any) -> None:
     """Share each magnitude between the two nearest bins; entry b + 1 of `votes` is bin b."""
     for b in range(votes.shape[0]):
@@ -93,7 +77,7 @@ def _vote(magnitude: Any, position: Any, votes: Any) -> None:
     votes[1] += votes[-1]
 
 
-@_compiled
+@compiled
 def _cut(planes: Any, step: int, f: int, x0: int, y0: int, columns: Any, patch: Any) -> None:
     """Fill `patch` [1, side, side · step] from pixel (x0, y0) on; the image's border continues.
 
@@ -111,7 +95,7 @@ def _cut(planes: Any, step: int, f: int, x0: int, y0: int, columns: Any, patch: 
             patch[0, j, i] = planes[plane, y, columns[i]]
 
 
-@_compiled
+@compiled
 def _gradients(
     planes: Any,
     step: int,
@@ -151,7 +135,7 @@ def _gradients(
         gy[k] = change + down * (next_change - change)
 
 
-@_compiled
+@compiled
 def _clear_border(x0: int, y0: int, width: int, height: int, cell: int, gx: Any, gy: Any) -> None:
     """No gradient across the border of the image; the cell's first pixel is (x0, y0)."""
     for j in range(cell):
@@ -162,7 +146,7 @@ def _clear_border(x0: int, y0: int, width: int, height: int, cell: int, gx: Any,
                 gy[j * cell + i] = 0
 
 
-@_compiled
+@compiled
 def _sample(
     planes: Any,
     step: int,
@@ -188,7 +172,7 @@ def _sample(
         out[k] = values[k] + down * (values[k + c] - values[k])
 
 
-@_compiled
+@compiled
 def cells_kernel(
     planes: Any,
     step: int,

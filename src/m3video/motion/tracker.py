@@ -22,6 +22,7 @@ from torch import Tensor
 
 from m3video.config import MotionConfig
 from m3video.errors import ConfigError
+from m3video.motion.flow import make_flow
 from m3video.motion.trajectory import Tracks, refine, seed_grid, while_real, window_rows
 from m3video.video.sampling import ClipPlan
 
@@ -90,3 +91,15 @@ def tracker_tracks(
     if motion.upsample > 1:
         tracks = refine(tracks, seed_grid(height, width, spacing))
     return while_real(tracks, plan, real)
+
+
+def check_motion(motion: MotionConfig) -> None:
+    """Make what finds the motion once, so that what is missing is said before anything is read.
+
+    Raises:
+        ConfigError: as `load_tracker` and `make_flow`.
+    """
+    if motion.tracker is not None:
+        load_tracker(motion.tracker)
+    elif motion.flow != "exact":
+        make_flow(motion.flow, motion.weights)

@@ -25,6 +25,7 @@ from rich.console import Console
 from m3video.config import PretrainConfig
 from m3video.errors import DivergedError, RunFailedError, TooManyUnreadableError, VideoError
 from m3video.model.checkpoint import save_encoder
+from m3video.motion.tracker import check_motion
 from m3video.train.checkpoint import (
     TrainState,
     load_checkpoint,
@@ -71,6 +72,8 @@ def pretrain(config: PretrainConfig) -> Path:
         run.check_free()
     device = choose_device(config.train.device)
     plan = plan_run(config)
+    if plan.length > 0:
+        check_motion(config.motion)
     trainer = Trainer(config, plan, device)
     if config.init is not None and not config.resume:
         kept = load_init(trainer.model, config.init)

@@ -24,7 +24,7 @@ What is approximate:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,9 @@ import cv2
 import numpy as np
 from av.sidedata.motionvectors import MotionVectors
 from av.video.frame import VideoFrame
-from numba import njit
 from numpy.typing import NDArray
 
+from m3video.compiled import compiled
 from m3video.video.augment import Crop
 
 Floats = NDArray[np.float32]
@@ -280,15 +280,7 @@ def _distance(frames: Sequence[FrameVectors], at: int, way: int) -> int | None:
     return None
 
 
-def _compiled(function: Callable[..., None]) -> Any:
-    """Compile a function; keep the machine code on disk where a folder can be written."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def _paint(blocks: Any, factor: Any, carried: Any, motion: Any, known: Any) -> None:
     """Paint blocks cell by cell: each cell's middle says which cell of the canvas it covers."""
     rows, columns = known.shape
