@@ -26,6 +26,7 @@ SMALL += " --train.steps 2 --train.workers 0 --shapes.clips 4"
 SMALLER = {
     "pretrain": SMALL,
     "probe": "--epochs 2 --workers 0 --folds 2",
+    "track": "--count 20",
     "index": "--workers 1",
     "report": "",
     "benchmark motion": "--repeats 1",

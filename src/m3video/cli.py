@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from m3video.config import FlowName, PretrainConfig, ProbeConfig, load_pretrain_config
+from m3video.config import FlowName, PretrainConfig, ProbeConfig, TrackConfig, load_pretrain_config
 from m3video.errors import ConfigError, M3VideoError, RunFailedError
 from m3video.recipes import RECIPES, recipe_config
 
@@ -109,7 +109,12 @@ def _plain(box: str) -> str:
     for title in ("Value error ", "Parsing error ", "Unrecognized options ", "Required options "):
         text = text.removeprefix(title).removeprefix(" " + title)
     text = re.sub(r"^settings\.(\S+): (\w+) (?=Input)", r"\1.\2: ", " ".join(text.split()))
+    text = re.sub(r"^[A-Z]\w+Config: (?:(\w+) (?=Input|Tuple|String))?", _named, text)
     return text.removeprefix("settings.").replace(" : ", ": ")
+
+
+def _named(match: re.Match[str]) -> str:
+    return f"{match.group(1)}: " if match.group(1) else ""
 
 
 def _got(match: re.Match[str]) -> str:
@@ -194,6 +199,15 @@ def _probe(arguments: list[str]) -> int:
     from m3video.train.probe import format_result, probe
 
     print(format_result(probe(config)))
+    return 0
+
+
+def _track(arguments: list[str]) -> int:
+    """Look at the motion of a video: trajectories and flow as a film, a page or numbers."""
+    config = _parse(TrackConfig, arguments, verb="track")
+    from m3video.report.track import track_video
+
+    print(track_video(config))
     return 0
 
 
@@ -408,6 +422,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": _pretrain,
     "probe": _probe,
+    "track": _track,
     "index": _index,
     "report": _report,
     "demo": _demo,

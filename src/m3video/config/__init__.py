@@ -26,6 +26,7 @@ from m3video.config.targets import (
     TrajectoryHogConfig,
     TrajectoryMbhConfig,
 )
+from m3video.config.track import TrackConfig
 from m3video.config.train import ModelConfig, ShapesConfig, TrainConfig
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "StudyConfig",
     "StudyFinetune",
     "TargetsConfig",
+    "TrackConfig",
     "TrainConfig",
     "TrajectoryConfig",
     "TrajectoryHofConfig",
