@@ -41,6 +41,8 @@ from tests.train.tiny import tiny_config
         (["probe", "--init", "nowhere", "--data", "moving-shapes"], "nowhere"),
         (["index", "nowhere", "--out", "m.csv"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
+        (["study", "nowhere.yaml", "--out", "y"], "nowhere.yaml: cannot be read as a YAML study"),
+        (["study", "nowhere.yaml"], "--out"),
         (["track", "nowhere.mp4", "--out", "t.mp4"], "nowhere.mp4: No such file"),
         (["track", "v.mp4", "--out", "t.gif"], "out t.gif must end in .mp4, .html or .npz"),
         (["track", "v.mp4", "--out", "t.mp4", "--flow", "raft"], "flow raft needs weights"),

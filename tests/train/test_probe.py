@@ -25,7 +25,7 @@ from m3video.train.evaluate import (
     nearest_neighbours,
 )
 from m3video.train.features import Features, extract_features
-from m3video.train.probe import probe
+from m3video.train.probe import probe, probe_metadata
 from m3video.video.augment import normalise
 from m3video.video.loader import VideoClips, make_eval_loader
 from m3video.video.manifest import load_manifest
@@ -169,6 +169,32 @@ def test_untrained_is_another_encoder_of_the_same_kind(tmp_path: Path) -> None:
     assert trained["labels"] == list(CLASSES)
     assert trained["confusion"] != untrained["confusion"]
     assert json.loads((tmp_path / "b.json").read_text()) == untrained
+
+
+def test_moving_shapes_are_tested_on_noise_and_on_photographs(tmp_path: Path) -> None:
+    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    sizes = {"init": tmp_path / "model", "data": "moving-shapes", "train_clips": 26, "epochs": 2}
+    both = probe(config(**sizes, test_clips=27))
+    parts = both["by_texture"]
+    assert list(parts) == ["noise", "photo"]
+    assert both["linear"] * 27 == pytest.approx(parts["noise"] * 14 + parts["photo"] * 13)
+    assert both["clips"] == {"train": 26, "test": 27}
+    photo = probe(config(**sizes, test_clips=13, texture="photo"))
+    assert photo["by_texture"] == {"photo": photo["linear"]}
+
+
+def test_metadata_that_tells_the_label_is_found_out(labelled: Path, tmp_path: Path) -> None:
+    """Labels that follow the length of the video need no encoder."""
+    lines = ["path,label,frames,fps,width,height,duration"]
+    for number in range(40):
+        frames = 30 + 20 * (number % 2) + number % 5
+        lines.append(f"{labelled.parent / '1.mp4'},{'ab'[number % 2]},{frames},25,96,72,1")
+    path = tmp_path / "lengths.csv"
+    path.write_text("\n".join(lines))
+    result = probe_metadata(config(data=str(path), epochs=20))
+    assert result["linear"] == 1
+    assert result["clips"]["test"] == 40
+    assert result["labels"] == ["a", "b"]
 
 
 def test_videos_without_labels_are_refused(tmp_path: Path, made_clip: Path) -> None:

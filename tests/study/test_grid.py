@@ -1,0 +1,155 @@
+"""Every cell is resolved and checked before anything runs; refusals name the cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from m3video.config import StudyConfig, load_study, one_line
+from m3video.errors import ConfigError
+from m3video.study.grid import Study, open_study
+from tests.study.nano import nano, nano_settings, write_nano
+
+
+def test_a_cell_is_its_recipe_under_the_base_under_its_settings(tmp_path: Path) -> None:
+    config = nano(
+        seeds=[3, 5],
+        base={"train": {"lr": 0.5}},
+        cells={
+            "a": {"recipe": "mme-tiny", "settings": {"motion": {"length": 2}}, "group": "L"},
+            "b": {"recipe": "videomae-tiny", "seeds": [7], "settings": {"train": {"lr": 0.25}}},
+        },
+    )
+    tasks = open_study(config, tmp_path / "out").tasks
+    assert [task.name for task in tasks] == ["a-s3", "a-s5", "b-s7"]
+    first, _, last = (task.pretrain for task in tasks)
+    assert first.train.seed == 3
+    assert first.train.lr == 0.5
+    assert first.train.steps == 2
+    assert first.motion.length == 2
+    assert set(first.targets.active) == {"trajectory", "trajectory_hog"}
+    assert last.train.seed == 7
+    assert last.train.lr == 0.25
+    assert tasks[0].group == "L"
+    assert tasks[0].path == tmp_path / "out" / "cells" / "a-s3"
+    assert not (tmp_path / "out").exists(), "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cells": {}}, "cells: "),
+        ({"cells": {"a/b": {}}}, "cells.a/b"),
+        ({"cells": {"a": {"recipes": "mme"}}}, "cells.a.recipes: Extra inputs"),
+        ({"seeds": [1, 1]}, "seeds: [1, 1] names a seed twice"),
+        ({"cells": {"a": {"seeds": [2, 2]}}}, "cells.a.seeds: [2, 2] names a seed twice"),
+        ({"base": {"data": "x"}}, "base.data: is set by the study"),
+        ({"cells": {"a": {"settings": {"out": "x"}}}}, "cells.a.settings.out: is set by the study"),
+        ({"base": {"train": {"seed": 1}}}, "base.train.seed: seeds are given by `seeds`"),
+        ({"base": {"train": 5}}, "base.train: settings by name are wanted (got 5)"),
+        ({"probe": {"untrained": True}}, "probe.untrained: is set by the study"),
+        ({"probe": {"epoch": 1}}, "probe.epoch: Extra inputs"),
+        ({"finetune": {"labels": []}}, "finetune.labels"),
+        ({"finetune": {"seed": 1}}, "finetune.seed: is that of each run"),
+        ({"data": "videos", "finetune": {}}, "finetune: is for probe data moving-shapes"),
+        ({"cells": {"m": {"metadata": True}}}, "cells.m: metadata is for videos"),
+    ],
+)
+def test_what_the_study_may_not_say(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        StudyConfig.model_validate(nano_settings(**changes))
+    assert words in one_line(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cells": {"a": {}, "b": {"recipe": "mmme"}}}, "cell b: recipe 'mmme' is not known"),
+        (
+            {"cells": {"a": {"settings": {"motion": {"length": 0}}}}},
+            "cell a: motion.length: Input should be greater than or equal to 1 (got 0)",
+        ),
+        ({"finetune": {"labels": [3]}}, "set probe.train_clips to 39 or more"),
+        ({"cells": {"a": {"seeds": [1]}, "a-s1": {}}, "seeds": [0]}, None),
+    ],
+)
+def test_cells_are_checked_before_anything_runs(
+    tmp_path: Path, changes: dict[str, Any], words: str | None
+) -> None:
+    if words is None:
+        assert len(open_study(nano(**changes), tmp_path).tasks) == 2
+        return
+    with pytest.raises(ConfigError) as refusal:
+        open_study(nano(**changes), tmp_path)
+    assert words in str(refusal.value)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ConfigError, match="not empty, and holds no study"):
+        open_study(nano(), tmp_path)
+    with pytest.raises(ConfigError, match="a file, not a directory"):
+        open_study(nano(), tmp_path / "thesis.txt")
+
+
+def test_only_takes_names_of_cells_and_of_runs(tmp_path: Path) -> None:
+    study = open_study(nano(seeds=[0, 1]), tmp_path)
+    assert [t.name for t in study.chosen(())] == ["plain-s0", "plain-s1", "fresh-s0", "fresh-s1"]
+    assert [t.name for t in study.chosen(["fresh"])] == ["fresh-s0", "fresh-s1"]
+    assert [t.name for t in study.chosen(["plain-s1"])] == ["plain-s1"]
+    with pytest.raises(ConfigError, match="--only stale: no such cell; there are plain, fresh"):
+        study.chosen(["stale"])
+
+
+def _finish(study: Study) -> None:
+    for task in study.tasks:
+        task.path.mkdir(parents=True)
+        task.result.write_text(json.dumps({"settings": task.settings()}))
+
+
+def test_a_finished_cell_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    _finish(open_study(nano(), tmp_path))
+    (tmp_path / ".gitignore").touch()
+    assert set(open_study(nano(), tmp_path).finished()) == {"plain-s0", "fresh-s0"}
+    moved = {"base": {"train": {"steps": 9, "workers": 3}}}
+    with pytest.raises(ConfigError) as refusal:
+        open_study(nano(**moved), tmp_path).finished()
+    assert "cell plain-s0 is finished, with train.steps 2, and the study says 9" in str(
+        refusal.value
+    )
+    assert f"remove {tmp_path}/cells/plain-s0" in str(refusal.value)
+    # Neither workers nor steps matter to an encoder that is not trained.
+    only = {**moved, "cells": {"fresh": {"pretrain": False}}}
+    assert set(open_study(nano(**only), tmp_path).finished()) == {"fresh-s0"}
+    for changes in ({"probe": {"epochs": 9}}, {"finetune": {"labels": [1]}}):
+        with pytest.raises(ConfigError, match="cell plain-s0 is finished"):
+            open_study(nano(**changes), tmp_path).finished()
+
+
+def test_a_setting_that_an_older_version_did_not_know_is_not_compared(tmp_path: Path) -> None:
+    study = open_study(nano(), tmp_path)
+    _finish(study)
+    task = study.tasks[0]
+    kept = task.settings()
+    del kept["train.clip_grad"]
+    task.result.write_text(json.dumps({"settings": kept}))
+    assert task.name in study.finished()
+
+
+def test_a_file_that_is_no_study_is_one_line(tmp_path: Path) -> None:
+    for text, words in (
+        ("- a", "not a mapping"),
+        ("a: [", "cannot be read as a YAML study"),
+        ("name: x\ndata: y\ncells: {a: {recipy: z}}", "cells.a.recipy: Extra inputs"),
+    ):
+        path = tmp_path / "study.yaml"
+        path.write_text(text)
+        with pytest.raises(ConfigError) as refusal:
+            load_study(path)
+        assert words in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+    assert load_study(write_nano(tmp_path / "nano.yaml")) == nano()
