@@ -42,7 +42,8 @@ def trained_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate((NASTY, "one.mp4", "two.mp4", "three.mp4", "four.mp4")):
         write_video(folder / name, seed)
     (folder / "broken <b>.mp4").write_bytes(b"not a video")
-    targets = {"pixel": {"weight": 1.0}, "hog": {"weight": 1.0, "cell": 4}}
+    every = dict.fromkeys(["hog", "flow", "hof", "mbh", "trajectory_hof", "trajectory_mbh"])
+    targets = {"pixel": {"weight": 1.0}} | {name: {"weight": 1.0, "cell": 4} for name in every}
     changes = {**SMALL, "targets": targets}
     out = tmp_path_factory.mktemp("runs") / "videos <i>run</i>"
     return pretrain(recipe_config("mme-tiny", data=str(folder), out=out, changes=changes))

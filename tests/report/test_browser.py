@@ -92,7 +92,7 @@ def test_page_fits_and_plays(full_page: Path, tmp_path: Path, width: int, dark: 
     assert answer["problems"] == []
     assert answer["inner"] == width
     assert answer["wide"] == 0
-    assert answer["films"] == answer["loaded"] == 36
+    assert answer["films"] == answer["loaded"] == 4 * 32
     assert answer["controls"] == 4
     light = [int(value) for value in re.findall(r"\d+", str(answer["paper"]))[:3]]
     assert (max(light) < 80) == dark

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,25 @@ def test_summary_names_what_was_trained(tmp_path: Path) -> None:
     words = summary(read_run_config(tmp_path))
     for part in ("ViT-B", "cats", "pixel × 0.5, trajectory and trajectory hog", "224×224", "tube"):
         assert part in words
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "part"),
+    [
+        ("mme", {}, "; trajectories of 6 steps by"),
+        ("mme", {"motion": {"camera": True}}, " flow, the camera's motion removed. "),
+        ("mme", {"motion": {"interpolate": False}}, "6 steps of 4 raw frames each by"),
+        ("mme", {"motion": {"tracker": "mine:track"}}, "by the tracker mine:track. "),
+        ("mme", {"mask": {"decode": 0.5}}, "tube mask 0.7, 0.5 of what is hidden decoded;"),
+        ("hof", {}, "tube mask 0.7; motion by"),
+        ("videomae", {"mask": {"kind": "motion-top"}}, "motion-top mask 0.9; trajectories of"),
+        ("videomae", {}, "tube mask 0.9. "),
+    ],
+)
+def test_summary_says_how_motion_is_found_and_what_is_hidden(
+    recipe: str, changes: dict[str, Any], part: str, tmp_path: Path
+) -> None:
+    assert part in summary(recipe_config(recipe, data="cats", out=tmp_path, changes=changes))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import torch
 from m3video.errors import CheckpointError
 from m3video.model.checkpoint import read_tensors
 from m3video.report.facts import read_run_config
+from m3video.report.legend import score_rows
 from m3video.report.page import write_report
 from m3video.report.samples import load_run_model, sample_clips
+from m3video.report.scores import scores
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 LOADING = {"src", "href", "srcset", "poster", "data", "action", "formaction", "xlink:href"}
@@ -71,11 +73,16 @@ def test_page_holds_all_parts_and_is_well_formed(full_page: Path) -> None:
         "videos <i>run</i>",
         "Loss of trajectory hog",
         "Learning rate",
-        "Predicted trajectories",
-        "Predicted HOG on the grid",
-        "True HOG along trajectories",
-        "Reconstruction",
-        "standing still would end",
+        "Pixels",
+        "Flow",
+        "MBH on the grid",
+        "HOG along trajectories",
+        "Truth Prediction Difference Error",
+        "explained",
+        "saying that nothing moves would be",
+        "Colour wheel",
+        "px a step",
+        "2 × variance",
         "58.0 %",
         "chance 8.3 %",
         "62.5 %",
@@ -84,9 +91,9 @@ def test_page_holds_all_parts_and_is_well_formed(full_page: Path) -> None:
         "Predicted by the checkpoint of step 2.",
     ):
         assert words in page.text, words
-    assert page.tags.count("video") == 4 * 9
+    assert page.tags.count("video") == 4 * (2 + 3 * 4 + 6 * 3)
     assert page.tags.count("article") == 4
-    assert full_page.stat().st_size < 8e6
+    assert full_page.stat().st_size < 6e6
 
 
 def test_page_loads_nothing_from_outside(full_page: Path) -> None:
@@ -106,7 +113,8 @@ def test_page_loads_nothing_from_outside(full_page: Path) -> None:
 def test_names_from_outside_are_text_and_never_markup(full_page: Path) -> None:
     page = Parsed(full_page.read_text())
     assert page.tags.count("script") == 1
-    assert not {"b", "i", "u", "img", "br"} & set(page.tags)
+    assert not {"b", "i", "u", "br"} & set(page.tags)
+    assert page.tags.count("img") == 1  # the colour wheel
     assert "<script>alert(1)<br>.mp4" in page.text
     assert "broken <b>.mp4" in page.text
     assert "motion <img src=x>" in page.text
@@ -118,16 +126,28 @@ def test_names_from_outside_are_text_and_never_markup(full_page: Path) -> None:
 def test_every_film_has_a_text_for_those_who_do_not_see_it(full_page: Path) -> None:
     page = Parsed(full_page.read_text())
     labels = [value for name, value in page.attributes if name == "aria-label"]
-    assert sum(label.startswith("Predicted trajectories of ") for label in labels) == 4
+    assert sum(label.startswith("Prediction: Trajectories, ") for label in labels) == 4
 
 
 def test_pixels_alone_have_no_motion_on_the_page(pixels_run: Path) -> None:
     page = report(pixels_run)
-    assert "Reconstruction" in page.text
+    assert "Truth Prediction Difference Error" in page.text
     assert "takes those from the true clip" in page.text
-    assert "trajector" not in page.text.replace("trajectory:", "").replace("trajectory_hog:", "")
+    shown, _ = page.text.split("How it was made")
+    assert "trajector" not in shown
+    assert "Colour wheel" not in shown
+    assert "px" not in shown
     assert "never seen" in page.text
-    assert page.tags.count("video") == 4 * 3
+    assert page.tags.count("video") == 4 * (2 + 4)
+
+
+def test_scores_of_the_page_are_those_of_its_clips(pixels_run: Path) -> None:
+    samples = sample_clips(pixels_run, read_run_config(pixels_run), count=4).clips
+    found = scores([sample.outcomes for sample in samples])["pixel"]
+    assert found.explained is not None
+    (row,) = score_rows(samples)
+    assert row.explained == f"{100 * found.explained:.1f} %".replace("-", "−")
+    assert f"Pixels {row.explained} {row.tokens}" in report(pixels_run).text
 
 
 def test_a_report_repeats_itself(pixels_run: Path) -> None:
@@ -162,10 +182,10 @@ def test_videos_that_are_gone_are_named(videos_run: Path) -> None:
     manifest = videos_run / "manifest.csv"
     text = manifest.read_text().replace("one.mp4", "moved.mp4").replace("two.mp4", "lost.mp4")
     manifest.write_text(text)
-    page = report(videos_run)
-    assert page.tags.count("article") == 3
-    gone = re.findall(r"Cannot be read any more: \S*?(\w+\.mp4): (.*?) (?=[A-Z])", page.text)
-    assert {name for name, _ in gone} == {"moved.mp4", "lost.mp4"}
+    samples = sample_clips(videos_run, read_run_config(videos_run), count=4)
+    assert len(samples.clips) == 3
+    gone = [note for note in samples.notes if note.startswith("Cannot be read any more: ")]
+    assert {re.findall(r"(\w+\.mp4): ", note)[0] for note in gone} == {"moved.mp4", "lost.mp4"}
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken"])
@@ -233,7 +253,7 @@ def test_the_model_of_a_run_has_the_weights_of_its_checkpoint(videos_run: Path) 
     assert model.state_dict().keys() == saved.keys()
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
     assert not model.training
-    assert set(config.targets.active) == {"pixel", "hog", "trajectory", "trajectory_hog"}
+    assert set(config.targets.active) == set(type(config.targets).model_fields)
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(videos_run: Path) -> None:

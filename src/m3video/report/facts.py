@@ -126,17 +126,31 @@ def summary(config: PretrainConfig) -> str:
     ]
     targets = " and ".join([", ".join(named[:-1]), named[-1]] if named[:-1] else named)
     encoder = "A nano encoder" if model.size == "nano" else f"A ViT-{model.size.capitalize()}"
-    motion = ""
-    if config.targets.needs_tracks:
-        motion = f"; trajectories of {config.motion.length} steps by {config.motion.flow} flow"
     return (
         f"{encoder}, trained on {config.data} to predict {targets} of hidden tokens. "
         f"Clips of {clip.frames} frames at stride {clip.stride}, {height}×{width} pixels, "
         f"tokens of {clip.tubelet}×{clip.patch}×{clip.patch}; "
-        f"{config.mask.kind} mask {config.mask.ratio:g}{motion}. "
+        f"{_mask_words(config)}{_motion_words(config)}. "
         f"Decoder {model.decoder_depth} deep and {model.decoder_width} wide; "
         f"batch {config.train.batch}."
     )
+
+
+def _mask_words(config: PretrainConfig) -> str:
+    mask = config.mask
+    part = f", {mask.decode:g} of what is hidden decoded" if mask.decode < 1 else ""
+    return f"{mask.kind} mask {mask.ratio:g}{part}"
+
+
+def _motion_words(config: PretrainConfig) -> str:
+    """How motion is found, if it is; nothing for a run that needs none."""
+    motion = config.motion
+    source = f"{motion.flow} flow" if motion.tracker is None else f"the tracker {motion.tracker}"
+    without = ", the camera's motion removed" if motion.camera else ""
+    frames = "" if config.plan_step == 1 else f" of {config.plan_step} raw frames each"
+    if config.needs_tracks:
+        return f"; trajectories of {motion.length} steps{frames} by {source}{without}"
+    return f"; motion by {source}{without}" if config.plan_length else ""
 
 
 def duration(seconds: float) -> str:

@@ -24,7 +24,11 @@ from m3video.report.facts import (
     read_unreadable,
     summary,
 )
-from m3video.report.panels import LEGEND, ClipFilms, clip_films
+from m3video.report.film import data_url
+from m3video.report.glyphs import PARTS, heat_gradient, wheel_png
+from m3video.report.legend import Entry, ScoreRow, legend, score_rows
+from m3video.report.painters import scales
+from m3video.report.panels import ClipFilms, clip_films, film_limit
 from m3video.report.plots import Chart, line_chart, number
 from m3video.report.samples import Samples, sample_clips
 from m3video.train.run import RunDirectory
@@ -93,8 +97,11 @@ class Page:
     environment: list[tuple[str, str]]
     unreadable: list[tuple[str, str]]
     unreadable_count: int
-    legend: list[dict[str, str]] = field(default_factory=list)
-    has_tracks: bool = False
+    legend: list[Entry] = field(default_factory=list)
+    scores: list[ScoreRow] = field(default_factory=list)
+    heat: str = ""
+    wheel: str = ""
+    parts: tuple[str, ...] = ()
 
 
 def write_report(run: Path) -> Path:
@@ -134,8 +141,8 @@ def collect(run: Path, config: PretrainConfig) -> Page:
     charts = metric_charts(metrics, list(config.targets.active))
     drawn = [(chart, svg) for chart in charts if (svg := line_chart(chart)) is not None]
     samples = sample_clips(run, config, count=CLIPS)
-    films = [clip_films(sample) for sample in samples.clips]
-    titles = {panel.title for clip in films for panel in clip.panels}
+    shown = scales(samples.clips)
+    limit = film_limit(samples.clips, shown)
     return Page(
         name=run.resolve().name,
         summary=summary(config),
@@ -145,17 +152,18 @@ def collect(run: Path, config: PretrainConfig) -> Page:
         window=max((chart.window for chart, _ in drawn), default=1),
         bad_marks=any(value is None for chart, _ in drawn for value in chart.values),
         samples=samples,
-        clips=films,
+        clips=[clip_films(sample, shown, limit) for sample in samples.clips],
         comparison=comparison(run),
         probes=probe_sections(run),
         config=config_text(config),
         environment=flat_pairs(read_json_or_none(RunDirectory(run).environment) or {}),
         unreadable=unreadable[:LISTED],
         unreadable_count=len(unreadable),
-        legend=[
-            {"title": title, "text": text} for title, text in LEGEND.items() if title in titles
-        ],
-        has_tracks=any(sample.tracks is not None for sample in samples.clips),
+        legend=legend(samples.clips, shown),
+        scores=score_rows(samples.clips),
+        heat=heat_gradient(),
+        wheel=data_url(wheel_png(), "image/png"),
+        parts=tuple(f"rgb({red} {green} {blue})" for red, green, blue in PARTS),
     )
 
 

@@ -1,47 +1,43 @@
-"""The moving pictures of one sample clip: input, mask, trajectories, HOG, reconstruction."""
+"""The films of one sample clip: the input and the mask, then each target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m3video.report.film import data_url, encode_film
-from m3video.report.overlays import (
-    GREY,
-    Bools,
-    Floats,
-    Frame,
-    draw_hog,
-    draw_tracks,
-    enlarge,
-    enlarged,
-    muted,
-    shade_patches,
+from m3video.report.painters import (
+    Film,
+    Moment,
+    Scales,
+    clip_painters,
+    target_painters,
 )
-from m3video.report.predictions import HogPictures, Sample
+from m3video.report.predictions import Sample
+from m3video.report.scores import EndPointError
 from m3video.video.sampling import ClipPlan
 
-LEGEND = {
-    "Input": "The frames that the clip consists of.",
-    "What the encoder sees": "Grey patches are hidden.",
-    "True trajectories": "Where points go, at the raw frame rate, by optical flow.",
-    "Predicted trajectories": "What the model says of hidden patches; the visible ones are dimmed.",
-    "True HOG on the grid": "Edges by orientation, in each tubelet's first frame.",
-    "Predicted HOG on the grid": "The same, as the model says of hidden patches.",
-    "True HOG along trajectories": "Edges around each moving point, drawn where it starts.",
-    "Predicted HOG along trajectories": (
-        "The same, as the model says of hidden patches; a dot is no orientation more than others."
-    ),
-    "Reconstruction": "Hidden patches as the model fills them in; the visible ones are given.",
+TITLES = {
+    "pixel": "Pixels",
+    "hog": "HOG on the grid",
+    "flow": "Flow",
+    "hof": "HOF on the grid",
+    "mbh": "MBH on the grid",
+    "trajectory": "Trajectories",
+    "trajectory_hog": "HOG along trajectories",
+    "trajectory_hof": "HOF along trajectories",
+    "trajectory_mbh": "MBH along trajectories",
 }
-"""Title of every kind of panel, and what it shows."""
+"""What a page calls each target."""
 
 WIDE = 256  # pixels that a film has at least, by a whole factor, so that lines are crisp
-DARK = (24, 25, 29)
+FILM = 150_000
+"""Bytes of a film at most."""
+ALL_FILMS = 4_000_000
+"""Bytes of all films of a page at most; base64 makes a third more of them."""
 
 
 @dataclass(frozen=True)
@@ -56,149 +52,121 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class ClipFilms:
-    """A clip's films and its numbers in words."""
+class TargetFilms:
+    """One target of one clip."""
 
-    name: str
+    title: str
     numbers: str
+    """End-point errors in words; empty where there are none."""
     panels: list[Panel]
-
-    @property
-    def groups(self) -> list[list[Panel]]:
-        """Truth and prediction side by side, or single films where there are only three."""
-        size = 1 if len(self.panels) < 4 else 2
-        return [self.panels[first : first + size] for first in range(0, len(self.panels), size)]
 
 
 @dataclass(frozen=True)
-class Moment:
-    """One raw frame of the span."""
+class ClipFilms:
+    """A clip's films."""
 
-    row: int  # the newest row that has been read by then
-    input: int  # the newest input frame
-    tubelet: int  # the newest tubelet whose trajectories are drawn
-    step: int  # steps of them that are over, at most L
-
-
-Painter = Callable[[Moment], Frame]
+    name: str
+    panels: list[Panel]
+    """Of the clip itself."""
+    targets: list[TargetFilms]
 
 
-def timeline(plan: ClipPlan, tubelet: int) -> list[Moment]:
+def timeline(plan: ClipPlan, tubelet: int, hidden: NDArray[np.bool_] | None = None) -> list[Moment]:
     """What is shown at each raw frame of the span.
 
     Trajectories that would overlap are left out: after a tubelet that is drawn, the next one drawn
     is the first that starts after the other's trajectories have ended.
+
+    Args:
+        plan: of the clip.
+        tubelet: input frames of one.
+        hidden: bool [t, places]. Tubelets of which nothing is hidden give way to the others: they
+            have nothing predicted.
     """
     starts = np.array(plan.offsets)[list(plan.starts)]
     inputs = np.array(plan.offsets)[list(plan.inputs)]
-    drawn = [0]
-    for index in range(1, len(starts)):
-        if starts[index] - starts[drawn[-1]] > plan.length:
+    wanted = [index for index in range(len(starts)) if hidden is None or hidden[index].any()]
+    drawn: list[int] = []
+    for index in wanted:
+        if not drawn or starts[index] - starts[drawn[-1]] > plan.length * plan.step:
             drawn.append(index)
+    if drawn[0] != 0:
+        drawn.insert(0, 0)
     moments = []
     for time in range(plan.span):
         current = max(index for index in drawn if starts[index] <= time)
+        newest = int(np.searchsorted(inputs, time, side="right")) - 1
         moments.append(
             Moment(
                 row=int(np.searchsorted(plan.offsets, time, side="right")) - 1,
-                input=int(np.searchsorted(inputs, time, side="right")) - 1,
+                input=newest,
+                newest=newest // tubelet,
                 tubelet=current,
-                step=min(time - int(starts[current]), plan.length),
+                step=min((time - int(starts[current])) // plan.step, plan.length),
             )
         )
     return moments
 
 
-def clip_films(sample: Sample) -> ClipFilms:
-    """Draw and encode all films of a clip; all have the same frames in time."""
+def clip_films(sample: Sample, scales: Scales, limit: int = FILM) -> ClipFilms:
+    """Draw and encode all films of a clip; all have the same frames in time.
+
+    Args:
+        sample: the clip and its predictions.
+        scales: what colours stand for.
+        limit: bytes of a film at most.
+    """
     height, width = sample.frames.shape[1:3]
     scale = max(1, -(-WIDE // max(height, width)))
-    moments = timeline(sample.plan, sample.tubelet)
+    moments = timeline(sample.plan, sample.tubelet, sample.hidden.reshape(len(sample.hidden), -1))
+    own = _panels(clip_painters(sample, scales, scale), moments, sample.name, limit)
+    targets = []
+    for name in sample.outcomes:
+        painters = target_painters(sample, name, scales, scale)
+        panels = _panels(painters, moments, f"{TITLES[name]}, {sample.name}", limit)
+        targets.append(TargetFilms(TITLES[name], numbers(sample, name), panels))
+    return ClipFilms(sample.name, own, targets)
+
+
+def film_limit(samples: list[Sample], scales: Scales) -> int:
+    """Bytes that each film may have, so that a page of all of them stays small."""
+    count = sum(
+        len(list(films))
+        for sample in samples
+        for films in (
+            clip_painters(sample, scales, 1),
+            *(target_painters(sample, name, scales, 1) for name in sample.outcomes),
+        )
+    )
+    return min(FILM, ALL_FILMS // max(count, 1))
+
+
+def _panels(films: Iterable[Film], moments: list[Moment], of: str, limit: int) -> list[Panel]:
     fps = min(max(round(len(moments) / 3), 6), 15)
     panels = []
-    for title, paint in _painters(sample, scale):
-        stacked = np.stack([paint(now) for now in moments])
-        url = data_url(encode_film(stacked, fps), "video/mp4")
-        alt = f"{title} of {sample.name}: {LEGEND[title]}"
-        panels.append(Panel(title, url, alt, stacked.shape[2], stacked.shape[1]))
-    return ClipFilms(sample.name, numbers(sample), panels)
+    for title, paint in films:
+        pictures = np.stack([paint(now) for now in moments])
+        url = data_url(encode_film(pictures, fps, limit=limit), "video/mp4")
+        panels.append(Panel(title, url, f"{title}: {of}", pictures.shape[2], pictures.shape[1]))
+    return panels
 
 
-def numbers(sample: Sample) -> str:
-    """End-point errors in words; empty where there are none."""
-    if sample.error is None:
-        return ""
-    error = sample.error
+def numbers(sample: Sample, name: str) -> str:
+    """End-point errors of one target in words; empty where there are none."""
+    if name == "trajectory" and sample.paths is not None and sample.paths.error is not None:
+        return (
+            f"Ends {_apart(sample.paths.error)} "
+            f"({sample.paths.error.count:,} visible trajectories of hidden patches, "
+            f"{sample.plan.length} steps)."
+        )
+    if name == "flow" and sample.flow is not None and sample.flow.error is not None:
+        error = sample.flow.error
+        return f"Is {_apart(error)} ({error.count:,} cells of hidden patches, one step)."
+    return ""
+
+
+def _apart(error: EndPointError) -> str:
     return (
-        f"Predicted trajectories end {error.predicted:.2f} px from the true ones on average; "
-        f"standing still would end {error.still:.2f} px away "
-        f"({error.count:,} visible trajectories of hidden patches, {sample.plan.length} steps)."
-    )
-
-
-def _painters(sample: Sample, scale: int) -> Iterator[tuple[str, Painter]]:
-    yield "Input", lambda now: enlarge(sample.frames[_input_row(sample, now)], scale)
-    yield "What the encoder sees", partial(_masked, sample, scale)
-    if sample.tracks is not None:
-        points, visible = sample.tracks
-        everywhere = np.ones_like(visible[..., 0])
-        yield "True trajectories", partial(_tracked, sample, scale, points, visible, everywhere)
-    if sample.predicted_tracks is not None:
-        path, hidden = sample.predicted_tracks
-        whole = np.ones(path.shape[:-1], dtype=np.bool_)
-        yield "Predicted trajectories", partial(_tracked, sample, scale, path, whole, hidden)
-    for title, hog in sample.hogs.items():
-        yield f"True HOG {title}", partial(_starred, sample, scale, hog, False)
-        yield f"Predicted HOG {title}", partial(_starred, sample, scale, hog, True)
-    if sample.reconstruction is not None:
-        filled = sample.reconstruction
-        yield "Reconstruction", lambda now: enlarge(filled[now.input], scale)
-
-
-def _input_row(sample: Sample, now: Moment) -> int:
-    return sample.plan.inputs[now.input]
-
-
-def _masked(sample: Sample, scale: int, now: Moment) -> Frame:
-    frame = sample.frames[_input_row(sample, now)]
-    hidden = sample.hidden[now.input // sample.tubelet]
-    return enlarge(shade_patches(frame, hidden, 1.0), scale)
-
-
-def _tracked(
-    sample: Sample, scale: int, points: Floats, visible: Bools, shown: Bools, now: Moment
-) -> Frame:
-    """Trajectories up to this moment over the dimmed raw frame; where none are shown, dimmer."""
-    frame = muted(sample.frames[now.row])
-    rows, columns = sample.hidden.shape[1:]
-    side = shown.shape[1] // rows, shown.shape[2] // columns
-    without = ~shown[now.tubelet, :: side[0], :: side[1]]
-    frame = shade_patches(frame, without, 0.55, DARK)
-    chosen = shown[now.tubelet]
-    return draw_tracks(
-        enlarge(frame, scale),
-        points[now.tubelet][chosen][:, : now.step + 1],
-        visible[now.tubelet][chosen][:, : now.step + 1],
-        scale=scale,
-        thickness=max(1, round(scale * frame.shape[1] / 300)),
-    )
-
-
-def _starred(sample: Sample, scale: int, hog: HogPictures, predicted: bool, now: Moment) -> Frame:
-    """HOG of the tubelet that is drawn, at the step that it has reached."""
-    histograms = hog.predicted if predicted else hog.true
-    step = min(now.step, histograms.shape[1] - 1)
-    tubelet = now.tubelet
-    height, width = sample.frames.shape[1:3]
-    canvas: NDArray[np.uint8] = np.empty((height, width, 3), dtype=np.uint8)
-    canvas[:] = DARK
-    shown = hog.hidden[tubelet] if predicted else hog.valid[tubelet, step]
-    if predicted:
-        canvas = shade_patches(canvas, ~sample.hidden[tubelet], 0.22, GREY)
-    return draw_hog(
-        enlarge(canvas, scale),
-        histograms[tubelet, step][shown],
-        enlarged(hog.centres[shown], scale),
-        cell=hog.spacing * scale,
-        strongest=hog.strongest,
+        f"{error.predicted:.2f} px from the truth on average; "
+        f"saying that nothing moves would be {error.still:.2f} px off"
     )

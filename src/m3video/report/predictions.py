@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from m3video.config import ClipConfig, HogSettings, PretrainConfig, TrajectoryConfig
+from m3video.config import ClipConfig, PretrainConfig, TrajectoryConfig
 from m3video.model.masked_autoencoder import MaskedAutoencoder
+from m3video.report.grids import on_grid, per_seed
+from m3video.report.histograms import HISTOGRAMS, Histograms, histograms
 from m3video.report.overlays import Bools, Floats, Frame
+from m3video.report.scores import EndPointError, Outcome, end_point_error
 from m3video.targets.base import ClipView, by_patch
 from m3video.train.prepare import Batch, Finish, Prepare, alone, clip_view
 from m3video.video.loader import Clips
@@ -20,25 +22,38 @@ from m3video.video.sampling import ClipPlan, sample_generator
 
 
 @dataclass(frozen=True)
-class TrackError:
-    """End-point errors in pixels, over all visible trajectories of hidden patches."""
+class Paths:
+    """Trajectories of the seeds of a clip; those relative to the camera if its motion is removed:
+    each is its seed and the sum of its displacements, as the target has them."""
 
-    predicted: float
-    still: float  # of the guess that nothing moves
-    count: int
+    true: Floats
+    """[t, h, w, L + 1, 2] (x, y) in pixels."""
+    visible: Bools
+    """[t, h, w, L + 1]."""
+    hidden: Bools
+    """[t, h, w]."""
+    relative: bool
+    """Whether the camera's motion is removed."""
+    predicted: Floats | None = None
+    """[t, h, w, L + 1, 2]; None if they are not a target."""
+    error: EndPointError | None = None
+    """Of the last points of the visible trajectories of hidden patches."""
 
 
 @dataclass(frozen=True)
-class HogPictures:
-    """Histograms to draw; t tubelets, S steps (1 on the grid), n places."""
+class FlowCells:
+    """Flow of the cells of a clip, in pixels."""
 
-    true: Floats  # [t, S, n, bins]
-    predicted: Floats  # [t, S, n, bins]
-    valid: Bools  # [t, S, n]
-    hidden: Bools  # [t, n]
-    centres: Floats  # [n, 2] (x, y) in pixels
-    spacing: float  # pixels from one place to the next
-    strongest: float  # energy of the longest stroke
+    true: Floats
+    """[t, h, w, 2]."""
+    predicted: Floats
+    """[t, h, w, 2]."""
+    valid: Bools
+    """[t, h, w]."""
+    hidden: Bools
+    """[t, h, w]."""
+    error: EndPointError | None
+    """Of the known cells of hidden patches."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +61,27 @@ class Sample:
     """One clip, the truth and the predictions, as arrays."""
 
     name: str
-    frames: Frame  # [R, H, W, 3]
+    frames: Frame
+    """[R, H, W, 3]."""
     plan: ClipPlan
     tubelet: int
-    hidden: Bools  # [t, rows, columns]
-    tracks: tuple[Floats, Bools] | None = (
-        None  # points [t, h, w, L + 1, 2], visible [t, h, w, L + 1]
-    )
-    predicted_tracks: tuple[Floats, Bools] | None = None  # the same, and hidden seeds [t, h, w]
-    error: TrackError | None = None
-    hogs: dict[str, HogPictures] = field(default_factory=dict)
-    reconstruction: Frame | None = None  # [T, H, W, 3]
+    hidden: Bools
+    """[t, rows, columns]."""
+    outcomes: dict[str, Outcome]
+    """Of every target."""
+    paths: Paths | None = None
+    flow: FlowCells | None = None
+    histograms: dict[str, Histograms] = field(default_factory=dict)
+    """By target."""
+    reconstruction: Frame | None = None
+    """[T, H, W, 3]."""
 
 
 @torch.no_grad()
 def predict(
     model: MaskedAutoencoder, config: PretrainConfig, plan: ClipPlan, clip: Clips, name: str
 ) -> Sample:
-    """Mask one clip as in training, predict what is hidden, and set it beside the truth.
+    """Mask one clip as in training, predict all that is hidden, and set it beside the truth.
 
     Args:
         model: in evaluation mode, on the CPU.
@@ -74,27 +92,45 @@ def predict(
     motion = config.motion.model_copy(update={"where": "step"})
     config = config.model_copy(update={"motion": motion})
     generator = sample_generator(config.train.seed, 0, int(clip.index))
-    prepared = Prepare(config, plan)(clip, generator)
-    single = alone(prepared)
+    single = alone(Prepare(config, plan)(clip, generator))
     batch = Finish(config, plan)(single)
-    hidden_predictions = model(batch.clip, batch.mask)["predictions"]
-    predictions = {key: spread(value, batch.mask) for key, value in hidden_predictions.items()}
-    view = clip_view(config, plan, single)
+    outcomes = _outcomes(batch, model(batch.clip, batch.mask)["predictions"])
     tokens = config.clip.tokens
     hidden = batch.mask[0].reshape(tokens).numpy()
-    parts: dict[str, Any] = {"hogs": hog_pictures(config, batch, predictions)}
-    if config.targets.needs_tracks:
-        tracks = view.tracks
-        parts["tracks"] = (tracks.points[0].numpy(), tracks.visible[0].numpy())
-    if "trajectory" in predictions:
-        parts |= _predicted_tracks(config, view, predictions["trajectory"], hidden)
-    if "pixel" in predictions:
-        inputs = single.frames[0, list(plan.inputs)].numpy()
-        normalised = config.targets.pixel.normalise
-        filled = reconstruct(inputs, predictions["pixel"][0], hidden, config.clip, normalised)
-        parts["reconstruction"] = filled
     frames = single.frames[0].numpy()
-    return Sample(name, frames, plan, config.clip.tubelet, hidden, **parts)
+    reconstruction = None
+    if "pixel" in outcomes:
+        predicted, normalised = outcomes["pixel"].predicted, config.targets.pixel.normalise
+        inputs = frames[list(plan.inputs)]
+        reconstruction = reconstruct(inputs, predicted, hidden, config.clip, normalised)
+    return Sample(
+        name,
+        frames,
+        plan,
+        config.clip.tubelet,
+        hidden,
+        outcomes,
+        paths=_paths(config, clip_view(config, plan, single), outcomes, hidden),
+        flow=_flow_cells(config, outcomes["flow"], hidden) if "flow" in outcomes else None,
+        histograms={
+            each: histograms(config, each, outcome)
+            for each, outcome in outcomes.items()
+            if each in HISTOGRAMS
+        },
+        reconstruction=reconstruction,
+    )
+
+
+def _outcomes(batch: Batch, predictions: dict[str, Tensor]) -> dict[str, Outcome]:
+    return {
+        name: Outcome(
+            target.values[0],
+            spread(predictions[name], batch.mask)[0],
+            target.valid[0].expand_as(target.values[0]),
+            batch.mask[0],
+        )
+        for name, target in batch.targets.items()
+    }
 
 
 def spread(predicted: Tensor, mask: Tensor) -> Tensor:
@@ -104,13 +140,47 @@ def spread(predicted: Tensor, mask: Tensor) -> Tensor:
     return everywhere
 
 
-def on_grid(values: Tensor, tokens: tuple[int, int, int]) -> NDArray[Any]:
-    """Undo `by_patch` for one clip: [N, K, ...] → [t, h, w, ...]; K is a square number."""
-    time, rows, columns = tokens
-    side = round(values.shape[1] ** 0.5)
-    split = values.reshape(time, rows, columns, side, side, *values.shape[2:])
-    grid = split.transpose(2, 3).reshape(time, rows * side, columns * side, *values.shape[2:])
-    return np.asarray(grid.numpy())
+def _flow_cells(config: PretrainConfig, outcome: Outcome, hidden: Bools) -> FlowCells:
+    """Flow in pixels, as the target has it: clamped, and the mean of each cell."""
+    settings, tokens = config.targets.flow, config.clip.tokens
+    true, predicted, valid = (
+        on_grid(value.reshape(len(value), -1, 2), tokens)
+        for value in (outcome.true, outcome.predicted, outcome.valid)
+    )
+    true, predicted = true * settings.scale, predicted * settings.scale
+    known, hidden = valid[..., 0], per_seed(hidden, true.shape[1])
+    chosen = known & hidden
+    error = end_point_error(true[chosen], predicted[chosen])
+    return FlowCells(true, predicted, known, hidden, error)
+
+
+def _paths(
+    config: PretrainConfig, view: ClipView, outcomes: dict[str, Outcome], hidden: Bools
+) -> Paths | None:
+    if not config.needs_tracks:
+        return None
+    tracks, settings = view.tracks, config.targets.trajectory
+    seeds, moved = tracks.points[0, ..., :1, :].numpy(), tracks.displacements[0].numpy()
+    visible = tracks.visible[0].numpy()
+    hidden = per_seed(hidden, seeds.shape[1])
+    paths = Paths(_path(seeds, moved), visible, hidden, config.motion.camera)
+    if "trajectory" not in outcomes:
+        return paths
+    tokens = config.clip.tokens
+    steps = by_patch(tracks.displacements, tokens).clamp(-settings.clamp, settings.clamp)
+    valid = by_patch(tracks.visible, tokens)[..., 1:, None]
+    values = outcomes["trajectory"].predicted.reshape(steps.shape)
+    pixels = on_grid(displacements_in_pixels(values, steps, valid, settings)[0], tokens)
+    predicted = _path(seeds, pixels)
+    chosen = hidden & visible[..., -1]
+    start = seeds[..., 0, :][chosen]
+    ends = [path[..., -1, :][chosen] - start for path in (paths.true, predicted)]
+    return replace(paths, predicted=predicted, error=end_point_error(*ends))
+
+
+def _path(seeds: NDArray[np.float32], steps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Seeds [..., 1, 2] and their displacements [..., L, 2] to points [..., L + 1, 2]."""
+    return np.concatenate([seeds, seeds + steps.cumsum(axis=-2)], axis=-2)
 
 
 def displacements_in_pixels(
@@ -139,108 +209,6 @@ def displacements_in_pixels(
     steps: Tensor = moved.norm(dim=-1, keepdim=True)
     travelled = steps.sum(dim=-2, keepdim=True)
     return values * travelled.clamp(min=config.floor)
-
-
-def _predicted_tracks(
-    config: PretrainConfig, view: ClipView, predicted: Tensor, hidden: Bools
-) -> dict[str, Any]:
-    settings, tokens = config.targets.trajectory, config.clip.tokens
-    tracks = view.tracks
-    moved = by_patch(tracks.displacements, tokens).clamp(-settings.clamp, settings.clamp)
-    valid = by_patch(tracks.visible, tokens)[..., 1:, None]
-    values = predicted.reshape(moved.shape)
-    steps = on_grid(displacements_in_pixels(values, moved, valid, settings)[0], tokens)
-    seeds = tracks.points[0, ..., :1, :].numpy()
-    path = np.concatenate([seeds, seeds + steps.cumsum(axis=-2)], axis=-2)
-    side = seeds.shape[1] // tokens[1]
-    hidden_seeds = hidden.repeat(side, axis=1).repeat(side, axis=2)
-    chosen = hidden_seeds & tracks.visible[0, ..., -1].numpy()
-    return {
-        "predicted_tracks": (path, hidden_seeds),
-        "error": track_error(tracks.points[0].numpy()[chosen], path[chosen]),
-    }
-
-
-def track_error(true: Floats, predicted: Floats) -> TrackError | None:
-    """Mean distance of the last points of [n, L + 1, 2] trajectories; None if there are none."""
-    if not len(true):
-        return None
-    missed = np.linalg.norm(predicted[:, -1] - true[:, -1], axis=-1).mean()
-    moved = np.linalg.norm(true[:, 0] - true[:, -1], axis=-1).mean()
-    return TrackError(float(missed), float(moved), len(true))
-
-
-def hog_pictures(
-    config: PretrainConfig, batch: Batch, predictions: dict[str, Tensor]
-) -> dict[str, HogPictures]:
-    """Histograms of the active HOG targets, colour channels averaged."""
-    pictures = {}
-    patch, settings = config.clip.patch, config.targets
-    for name, title in (("hog", "on the grid"), ("trajectory_hog", "along trajectories")):
-        if name not in predictions:
-            continue
-        target, predicted = batch.targets[name], predictions[name][0]
-        if name == "hog":
-            places = (patch // settings.hog.cell) ** 2
-            arrange = _grid_layout(settings.hog, places)
-        else:
-            places = config.motion.seeds
-            arrange = _point_layout(settings.trajectory_hog, places, config.motion.length)
-        spacing = patch / places**0.5
-        tokens = config.clip.tokens
-        valid = arrange(target.valid[0].expand_as(predicted).float())
-        pictures[title] = _hog_picture(
-            on_grid(arrange(target.values[0]), tokens),
-            on_grid(arrange(predicted), tokens).clip(min=0),
-            on_grid(valid, tokens)[..., 0] > 0,
-            batch.mask[0].reshape(tokens).numpy(),
-            spacing,
-        )
-    return pictures
-
-
-def _channels(settings: HogSettings) -> int:
-    return 3 if settings.colour == "rgb" else 1
-
-
-def _grid_layout(settings: HogSettings, places: int) -> Any:
-    """[N, (channel, place, bin)] → [N, place, 1, bin]."""
-
-    def arrange(values: Tensor) -> Tensor:
-        split = values.reshape(len(values), _channels(settings), places, settings.bins)
-        return split.mean(dim=1)[:, :, None]
-
-    return arrange
-
-
-def _point_layout(settings: HogSettings, places: int, length: int) -> Any:
-    """[N, (point, step, channel, bin)] → [N, point, step, bin]."""
-
-    def arrange(values: Tensor) -> Tensor:
-        shape = (len(values), places, length, _channels(settings), settings.bins)
-        return values.reshape(shape).mean(dim=3)
-
-    return arrange
-
-
-def _hog_picture(
-    true: Floats, predicted: Floats, valid: Bools, hidden: Bools, spacing: float
-) -> HogPictures:
-    """From grids [t, h, w, S, bins] to lists of places [t, S, h · w, bins]."""
-    time, height, width, steps, bins = true.shape
-    x = np.arange(width) * spacing + (spacing - 1) / 2
-    y = np.arange(height) * spacing + (spacing - 1) / 2
-    side = height // hidden.shape[1]
-    strong = true[valid].max(axis=-1) if valid.any() else np.ones(1)
-    return HogPictures(
-        true=true.reshape(time, -1, steps, bins).swapaxes(1, 2),
-        predicted=predicted.reshape(time, -1, steps, bins).swapaxes(1, 2),
-        valid=valid.reshape(time, -1, steps).swapaxes(1, 2),
-        hidden=hidden.repeat(side, axis=1).repeat(side, axis=2).reshape(time, -1),
-        centres=np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2),
-        spacing=spacing,
-        strongest=float(np.quantile(strong, 0.95)),
-    )
 
 
 def reconstruct(

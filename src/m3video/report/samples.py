@@ -86,13 +86,18 @@ def sample_clips(run: Path, config: PretrainConfig, *, count: int) -> Samples:
     step = place.resolve().name.removeprefix("step-")
     notes.insert(0, f"Predicted by the checkpoint of step {step}.")
     if clips:
-        notes += _truth_notes(config)
+        notes += _drawing_notes(config)
     return Samples(clips, notes)
 
 
-def _truth_notes(config: PretrainConfig) -> Iterator[str]:
-    """What is drawn with the help of the truth."""
+def _drawing_notes(config: PretrainConfig) -> Iterator[str]:
+    """What is drawn otherwise than it was seen, and what with the help of the truth."""
     active, targets = config.targets.active, config.targets
+    if config.motion.camera and config.plan_length:
+        yield (
+            "The camera's motion is removed: flow and trajectories are those of things by "
+            "themselves, drawn over the frame where they start."
+        )
     if "trajectory" in active and targets.trajectory.normalise in TRUTH_USED:
         predicted = TRUTH_USED[targets.trajectory.normalise]
         yield (
