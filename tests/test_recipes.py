@@ -65,5 +65,6 @@ def test_merge_keeps_what_is_not_changed() -> None:
 
 
 def test_unknown_recipe_names_the_known() -> None:
-    with pytest.raises(ConfigError, match="recipe 'mmme' is not known: use one of videomae, maskfeat, flow,"):
+    words = "recipe 'mmme' is not known: use one of videomae, maskfeat, flow,"
+    with pytest.raises(ConfigError, match=words):
         recipe_config("mmme", data="x", out=Path("y"))

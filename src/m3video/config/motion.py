@@ -28,9 +28,9 @@ class MotionConfig(Config):
     """Trajectories: they start in each tubelet's first frame, at the raw frame rate."""
 
     flow: FlowName = "dis"
-    """Optical flow estimator. dis, dis-*, farneback: OpenCV. tvl1: OpenCV's contrib package. batched:
-    ours, in torch, on any device. raft: torchvision's, with `weights`. codec: the motion vectors of
-    the compressed video. exact: what the renderer knows, for `moving-shapes` only."""
+    """Optical flow estimator. dis, dis-*, farneback: OpenCV. tvl1: OpenCV's contrib package.
+    batched: ours, in torch, on any device. raft: torchvision's, with `weights`. codec: the motion
+    vectors of the compressed video. exact: what the renderer knows, for `moving-shapes` only."""
     weights: Path | None = None
     """State dict of torchvision's RAFT; for `raft`."""
     tracker: str | None = Field(None, pattern=r"^[\w.]+:\w+$")

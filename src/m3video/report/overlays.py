@@ -33,13 +33,6 @@ def enlarged(points: Floats, scale: int) -> Floats:
     return (points + 0.5) * scale - 0.5
 
 
-def direction_colours() -> NDArray[np.uint8]:
-    """[HUES, 3] RGB: colour i is the direction 360°·i / HUES, clockwise from right."""
-    hues = np.arange(HUES) * (180.0 / HUES)
-    hsv = np.stack([hues, np.full(HUES, 190), np.full(HUES, 255)], axis=-1).astype(np.uint8)
-    return np.asarray(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0], dtype=np.uint8)
-
-
 def fade(frame: Frame, amount: float, towards: tuple[int, int, int] = GREY) -> Frame:
     """Mix a frame with one colour: 0 leaves it as it is, 1 leaves only the colour."""
     mixed = frame * (1 - amount) + np.array(towards) * amount
@@ -61,60 +54,6 @@ def shade_patches(
     height, width = frame.shape[:2]
     pixels = np.repeat(np.repeat(where, height // rows, axis=0), width // columns, axis=1)
     return np.where(pixels[..., None], fade(frame, amount, towards), frame)
-
-
-def draw_tracks(
-    frame: Frame,
-    points: Floats,
-    visible: Bools,
-    *,
-    scale: int = 1,
-    still: float = 0.5,
-    thickness: int = 1,
-    oldest: float = 0.25,
-) -> Frame:
-    """Draw trajectories over a frame: tails that fade with age, heads as dots.
-
-    A segment has the colour of its direction (see `direction_colours`); a trajectory that has moved
-    less than `still` pixels is a small grey dot. Nothing is drawn after a point's first invisible
-    step.
-
-    Args:
-        frame: uint8 [scale·H, scale·W, 3], already enlarged.
-        points: [n, S, 2] (x, y) in pixels before the enlargement, oldest first. S = 1 draws dots.
-        visible: bool [n, S].
-        oldest: opacity of the oldest segment; the newest has 1.
-
-    Returns:
-        A new frame.
-    """
-    seen = np.logical_and.accumulate(visible, axis=1)
-    kept = seen[:, 0]
-    points, seen = points[kept], seen[kept]
-    canvas = frame.copy()
-    if not len(points):
-        return canvas
-    last = seen.sum(axis=1) - 1
-    heads = points[np.arange(len(points)), last]
-    steps = points[:, 1:] - points[:, :-1]
-    length = np.where(seen[:, 1:], np.linalg.norm(steps, axis=-1), 0).sum(axis=1)
-    moving = length >= still
-    fixed = np.rint(enlarged(points, scale) * (1 << SHIFT)).astype(np.int32)
-    colours = direction_colours()
-    hue = _hue(steps)
-    for step in range(steps.shape[1]):
-        drawn = moving & seen[:, step + 1]
-        age = (step + 1) / steps.shape[1]
-        layer = canvas.copy()
-        for index in np.unique(hue[drawn, step]):
-            chosen = drawn & (hue[:, step] == index)
-            lines = list(fixed[chosen, step : step + 2])
-            colour = tuple(int(value) for value in colours[index])
-            cv2.polylines(layer, lines, False, colour, thickness, cv2.LINE_AA, SHIFT)
-        opacity = oldest + (1 - oldest) * age
-        canvas = cv2.addWeighted(layer, opacity, canvas, 1 - opacity, 0).astype(np.uint8)
-    _draw_heads(canvas, enlarged(heads, scale), moving, _hue(heads - points[:, 0]), thickness)
-    return canvas
 
 
 @dataclass(frozen=True)
@@ -199,18 +138,6 @@ def draw_tails(
 def _hue(steps: Floats) -> NDArray[np.int64]:
     turns = np.arctan2(steps[..., 1], steps[..., 0]) / (2 * np.pi)
     return np.rint(turns * HUES).astype(np.int64) % HUES
-
-
-def _draw_heads(
-    canvas: Frame, heads: Floats, moving: Bools, hue: NDArray[np.int64], thickness: int
-) -> None:
-    colours = direction_colours()
-    fixed = np.rint(heads * (1 << SHIFT)).astype(np.int32)
-    radius = int((thickness + 0.6) * (1 << SHIFT))
-    for (x, y), moves, index in zip(fixed.tolist(), moving.tolist(), hue.tolist(), strict=True):
-        colour = tuple(int(value) for value in colours[index]) if moves else STILL
-        size = radius if moves else radius // 2
-        cv2.circle(canvas, (x, y), size, colour, cv2.FILLED, cv2.LINE_AA, SHIFT)
 
 
 def draw_hog(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ def rendered(sources: Sequence[MovingShapes], path: Path, *, workers: int = 0) -
 
 
 def _render(sources: Sequence[ClipSource], count: int, path: Path, workers: int) -> None:
-    frames: NDArray[np.uint8] | None = None
+    frames: np.memmap[Any, np.dtype[np.uint8]] | None = None
     row = 0
     for source in sources:
         for clips in make_eval_loader(source, batch=32, workers=workers):

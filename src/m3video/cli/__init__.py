@@ -5,27 +5,25 @@ A user's mistake ends in one line on stderr and exit code 2, never in a tracebac
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import io
-import re
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 
 import tyro
 
-from m3video.config import FlowName, PretrainConfig, ProbeConfig, TrackConfig, load_pretrain_config
+from m3video.cli.benchmark import BENCHMARKS, benchmark
+from m3video.cli.parse import option, parse
+from m3video.config import PretrainConfig, ProbeConfig, TrackConfig, load_pretrain_config
 from m3video.errors import ConfigError, M3VideoError, RunFailedError
 from m3video.recipes import RECIPES, recipe_config
 
-T = TypeVar("T")
-
 DEFAULT_RECIPE = "mme"
 DEMO_STEPS = 1000
+__all__ = ["BENCHMARKS", "VERBS", "main"]
+
 USERS_FAULT = frozenset(
     {
         errno.EACCES,
@@ -85,53 +83,6 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-def _parse(function: Callable[..., T] | type[T], arguments: list[str], *, verb: str) -> T:
-    """Let tyro read the arguments; its boxes of error text become one line."""
-    written = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(written):
-            read: T = tyro.cli(function, args=arguments, prog=f"m3video {verb}")
-            return read
-    except SystemExit as error:
-        if error.code in {0, None}:
-            raise
-        raise ConfigError(f"{_plain(written.getvalue())}; see m3video {verb} --help") from None
-
-
-def _plain(box: str) -> str:
-    """The sentence in an error box of tyro, without frames and hints."""
-    text = re.sub(r"[╭╰│╮╯─]+|-{3,}", " ", box)  # a terminal without UTF-8 gets dashes
-    text = re.split(r"For full helptext|Argument helptext", " ".join(text.split()))[0]
-    text = re.sub(r"\d+ validation errors? for \w+", "", text)
-    text = re.sub(r" \[type=.*?, input_value=(.*?), input_type=\w+\]", _got, text)
-    text = re.sub(r"For further information visit \S+", "", text)
-    text = re.sub(r"Error parsing ([\w.-]+): +(Value error, )?", r"\1: ", text)
-    for title in ("Value error ", "Parsing error ", "Unrecognized options ", "Required options "):
-        text = text.removeprefix(title).removeprefix(" " + title)
-    text = re.sub(r"^settings\.(\S+): (\w+) (?=Input)", r"\1.\2: ", " ".join(text.split()))
-    text = re.sub(r"^[A-Z]\w+Config: (?:(\w+) (?=Input|Tuple|String))?", _named, text)
-    return text.removeprefix("settings.").replace(" : ", ": ")
-
-
-def _named(match: re.Match[str]) -> str:
-    return f"{match.group(1)}: " if match.group(1) else ""
-
-
-def _got(match: re.Match[str]) -> str:
-    value = match.group(1)
-    return "" if value.startswith("{") else f" (got {value})"
-
-
-def _option(arguments: list[str], name: str) -> str | None:
-    """The value of one option, before all others are read: it decides their defaults."""
-    for position, argument in enumerate(arguments):
-        if argument == f"--{name}" and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"--{name}="):
-            return argument.split("=", 1)[1]
-    return None
-
-
 def _pretrain_defaults(arguments: list[str]) -> PretrainConfig:
     """The config of `--config` or `--recipe`; what has no default is left for tyro to ask for.
 
@@ -139,10 +90,10 @@ def _pretrain_defaults(arguments: list[str]) -> PretrainConfig:
     neither is given; and a config.yaml that lies in a run directory means that directory, which
     may have been moved since.
     """
-    recipe, path = _option(arguments, "recipe"), _option(arguments, "config")
+    recipe, path = option(arguments, "recipe"), option(arguments, "config")
     if recipe is not None and path is not None:
         raise ConfigError("--recipe and --config both give the defaults: use one of them")
-    resume, out = "--resume" in arguments, _option(arguments, "out")
+    resume, out = "--resume" in arguments, option(arguments, "out")
     if resume and recipe is None and path is None and out is not None:
         inside = Path(out, "config.yaml")
         path = str(inside) if inside.is_file() else None
@@ -183,7 +134,7 @@ def _pretrain(arguments: list[str]) -> int:
         """
         return settings
 
-    settings = _parse(read, arguments, verb="pretrain")
+    settings = parse(read, arguments, verb="pretrain")
     from m3video.report.page import write_report
     from m3video.train.pretrain import pretrain
 
@@ -195,7 +146,7 @@ def _pretrain(arguments: list[str]) -> int:
 
 def _probe(arguments: list[str]) -> int:
     """Measure frozen features: linear probe and nearest neighbours on labelled videos."""
-    config = _parse(ProbeConfig, arguments, verb="probe")
+    config = parse(ProbeConfig, arguments, verb="probe")
     from m3video.train.probe import format_result, probe
 
     print(format_result(probe(config)))
@@ -204,7 +155,7 @@ def _probe(arguments: list[str]) -> int:
 
 def _track(arguments: list[str]) -> int:
     """Look at the motion of a video: trajectories and flow as a film, a page or numbers."""
-    config = _parse(TrackConfig, arguments, verb="track")
+    config = parse(TrackConfig, arguments, verb="track")
     from m3video.report.track import track_video
 
     print(track_video(config))
@@ -238,7 +189,7 @@ def _index(arguments: list[str]) -> int:
             "decode": decode,
         }
 
-    settings = _parse(read, arguments, verb="index")
+    settings = parse(read, arguments, verb="index")
     from m3video.video.manifest import index
 
     index(**settings)
@@ -256,7 +207,7 @@ def _report(arguments: list[str]) -> int:
         """
         return run
 
-    run = _parse(read, arguments, verb="report")
+    run = parse(read, arguments, verb="report")
     from m3video.report.page import write_report
 
     print(write_report(run))
@@ -278,7 +229,7 @@ def _demo(arguments: list[str]) -> int:
         """
         return {"out": out, "steps": steps, "workers": workers}
 
-    settings = _parse(read, arguments, verb="demo")
+    settings = parse(read, arguments, verb="demo")
     from m3video.demo import demo
 
     demo(**settings)
@@ -308,116 +259,13 @@ def _study(arguments: list[str]) -> int:
         """
         return {"path": study, "out": out, "jobs": jobs, "minutes": minutes, "only": only}
 
-    settings = _parse(read, arguments, verb="study")
+    settings = parse(read, arguments, verb="study")
     from m3video.study.run import study
 
     study(**settings)
     print(f"table: {settings['out'] / 'table.md'}\npage:  {settings['out'] / 'study.html'}")
     return 0
 
-
-def _benchmark(arguments: list[str]) -> int:
-    """Measure motion, loader or train on this machine."""
-    if not arguments or arguments[0] not in BENCHMARKS:
-        if arguments[:1] in (["-h"], ["--help"]):
-            print(f"usage: m3video benchmark {'|'.join(BENCHMARKS)} [options]")
-            return 0
-        given = repr(arguments[0]) if arguments else "nothing"
-        raise ConfigError(f"{given} cannot be measured: use one of {', '.join(BENCHMARKS)}")
-    kind, *rest = arguments
-    settings = _parse(BENCHMARKS[kind], rest, verb=f"benchmark {kind}")
-    path = settings.pop("json")
-    from m3video.model.checkpoint import write_json
-
-    if path is not None and not path.parent.is_dir():
-        raise ConfigError(f"--json {path}: there is no folder {path.parent}; make it first")
-    if path is not None and path.is_dir():
-        raise ConfigError(f"--json {path}: is a folder; give the name of a file to write")
-    run, show = _benchmark_functions(kind)
-    result = run(**settings)
-    show(result)
-    if path is not None:
-        write_json(path, result)
-    return 0
-
-
-def _benchmark_motion(
-    flow: Path | None = None,
-    only: tuple[FlowName, ...] = (),
-    weights: Path | None = None,
-    repeats: int = 5,
-    json: Path | None = None,
-) -> dict[str, Any]:
-    """Error of the flow estimators, and cost of the targets next to a training step.
-
-    Args:
-        flow: a folder of pairs NAME_frame1.png, NAME_frame2.png and NAME_flow.flo with known flow;
-            without it ../shared/data/flow, if there is one.
-        only: estimators to judge; without it, all that can be used here.
-        weights: the file of RAFT's state dict.
-        repeats: times that each thing is timed; the median counts.
-        json: write the figures there.
-    """
-    beside = Path("../shared/data/flow")
-    if flow is None and beside.is_dir():
-        flow = beside
-        print(f"pairs with known flow: {beside}", file=sys.stderr)
-    return {"flow": flow, "only": only, "weights": weights, "repeats": repeats, "json": json}
-
-
-def _benchmark_loader(
-    videos: Path | None = None, clips: int = 40, json: Path | None = None
-) -> dict[str, Any]:
-    """Clips per second of the loader against plain decoding of the same frames.
-
-    Args:
-        videos: a folder of videos; without it, clips made on the spot.
-        clips: clips that each side loads.
-        json: write the figures there.
-    """
-    return {"videos": videos, "clips": clips, "json": json}
-
-
-def _benchmark_train(
-    size: Literal["nano", "ti", "s", "b", "l", "h"] = "s",
-    batch: int = 2,
-    repeats: int = 5,
-    threads: int = 1,
-    device: str = "cpu",
-    json: Path | None = None,
-) -> dict[str, Any]:
-    """Our training step against that of transformers' VideoMAEForPreTraining of the same size.
-
-    Args:
-        size: of the encoder.
-        batch: clips a step.
-        repeats: steps of each that are timed; the median counts.
-        threads: CPU threads.
-        device: cpu, cuda, or any torch device.
-        json: write the figures there.
-    """
-    return {
-        "size": size,
-        "batch": batch,
-        "repeats": repeats,
-        "threads": threads,
-        "device": device,
-        "json": json,
-    }
-
-
-def _benchmark_functions(
-    kind: str,
-) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], Any]]:
-    module = import_module(f"m3video.benchmark.{kind}")
-    return getattr(module, f"benchmark_{kind}"), module.print_table
-
-
-BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
-    "motion": _benchmark_motion,
-    "loader": _benchmark_loader,
-    "train": _benchmark_train,
-}
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": _pretrain,
@@ -427,5 +275,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "demo": _demo,
     "study": _study,
-    "benchmark": _benchmark,
+    "benchmark": benchmark,
 }

@@ -1,0 +1,62 @@
+"""Arguments are read by tyro; its boxes of error text become one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from m3video.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse(function: Callable[..., T] | type[T], arguments: list[str], *, verb: str) -> T:
+    """Let tyro read the arguments; its boxes of error text become one line."""
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(written):
+            read: T = tyro.cli(function, args=arguments, prog=f"m3video {verb}")
+            return read
+    except SystemExit as error:
+        if error.code in {0, None}:
+            raise
+        raise ConfigError(f"{_plain(written.getvalue())}; see m3video {verb} --help") from None
+
+
+def _plain(box: str) -> str:
+    """The sentence in an error box of tyro, without frames and hints."""
+    text = re.sub(r"[╭╰│╮╯─]+|-{3,}", " ", box)  # a terminal without UTF-8 gets dashes
+    text = re.split(r"For full helptext|Argument helptext", " ".join(text.split()))[0]
+    text = re.sub(r"\d+ validation errors? for \w+", "", text)
+    text = re.sub(r" \[type=.*?, input_value=(.*?), input_type=\w+\]", _got, text)
+    text = re.sub(r"For further information visit \S+", "", text)
+    text = re.sub(r"Error parsing ([\w.-]+): +(Value error, )?", r"\1: ", text)
+    for title in ("Value error ", "Parsing error ", "Unrecognized options ", "Required options "):
+        text = text.removeprefix(title).removeprefix(" " + title)
+    text = re.sub(r"^settings\.(\S+): (\w+) (?=Input)", r"\1.\2: ", " ".join(text.split()))
+    text = re.sub(r"^[A-Z]\w+Config: (?:(\w+) (?=Input|Tuple|String))?", _named, text)
+    return text.removeprefix("settings.").replace(" : ", ": ")
+
+
+def _named(match: re.Match[str]) -> str:
+    return f"{match.group(1)}: " if match.group(1) else ""
+
+
+def _got(match: re.Match[str]) -> str:
+    value = match.group(1)
+    return "" if value.startswith("{") else f" (got {value})"
+
+
+def option(arguments: list[str], name: str) -> str | None:
+    """The value of one option, before all others are read: it decides their defaults."""
+    for position, argument in enumerate(arguments):
+        if argument == f"--{name}" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"--{name}="):
+            return argument.split("=", 1)[1]
+    return None
