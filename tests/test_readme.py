@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import write_video
 
@@ -29,7 +30,8 @@ SMALLER = {
     "track": "--count 20",
     "index": "--workers 1",
     "report": "",
-    "benchmark motion": "--repeats 1",
+    "benchmark motion": "--repeats 1 --only dis",
+    "study": "",
     "benchmark loader": "--clips 2",
     "benchmark train": "--repeats 1 --size nano --batch 1",
 }
@@ -49,6 +51,18 @@ def smaller(command: list[str]) -> list[str]:
     return [*command, *shlex.split(SMALLER[key])]
 
 
+def small_study() -> str:
+    """The README's study, with less to train on and to measure."""
+    (block,) = blocks("yaml")
+    study = yaml.safe_load(block)
+    assert {"base", "probe", "finetune", "cells"} <= study.keys()
+    study |= {"seeds": [0], "probe": {"train_clips": 26, "test_clips": 26, "epochs": 2}}
+    study |= {"finetune": {"labels": [2], "steps": 2}}
+    clip = {"frames": 4, "size": [32, 48]}
+    study["base"] = {"clip": clip, "train": {"steps": 1, "batch": 2, "workers": 0}}
+    return yaml.safe_dump(study)
+
+
 def run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
@@ -59,10 +73,13 @@ def test_commands_and_snippets_run_as_shown(tmp_path: Path, made_folder: Path) -
     labelled = tmp_path / "labelled"
     shutil.copytree(made_folder, labelled)
     write_video(tmp_path / "cat.mp4", frames=70)
+    (tmp_path / "study.yaml").write_text(small_study())
     for command in commands():
         assert command[0] == "m3video", command
         run([sys.executable, "-m", *smaller(command)], tmp_path)
-    for name in ("manifest.csv", "motion.json", "runs/mme/report.html", "runs/mme/model"):
+    made = ("manifest.csv", "motion.json", "runs/mme/report.html", "runs/mme/model")
+    tracks = ("tracks.mp4", "tracks.html", "tracks.npz", "studies/masks/table.md")
+    for name in made + tracks:
         assert (tmp_path / name).exists(), name
     snippets = blocks("python")
     assert snippets
