@@ -26,6 +26,22 @@ from tests.train.tiny import tiny_config
             "clip: size 33×48 is not a multiple of patch 16",
         ),
         (
+            ["pretrain", "--data", "x", "--out", "y", "--motion.flow", "exact"],
+            "motion.flow exact is for data moving-shapes, and data is 'x'",
+        ),
+        (
+            [
+                "pretrain",
+                "--data",
+                "x",
+                "--out",
+                "y",
+                "--targets.hog.weight=1",
+                "--targets.hog.cell=5",
+            ],
+            "targets.hog.cell 5 does not divide patch 16",
+        ),
+        (
             ["pretrain", "--data", "x", "--out", "y", "--train.batch", "0"],
             "train.batch: Input should be greater than or equal to 1 (got 0)",
         ),

@@ -74,6 +74,17 @@ def test_a_field_without_a_camera_is_left_alone() -> None:
     assert remove_camera(still, camera_motion(still)).abs().max() < 1e-5
 
 
+def test_after_a_cut_there_is_no_camera() -> None:
+    """Smooth random fields that no camera makes: nothing is removed that was not there."""
+    torch.manual_seed(0)
+    coarse = 12 * torch.randn(40, 2, 4, 6)
+    flow = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic")
+    found = camera_motion(flow)
+    removed = (flow - remove_camera(flow, found)).abs().amax(dim=(1, 2, 3))
+    assert removed.max() < WIDTH / 2
+    assert (found == torch.eye(3)).all(dim=(1, 2)).float().mean() > 0.5
+
+
 def swaying(label: int, size: tuple[int, int] = (96, 128)) -> Scenes:
     return sample_scenes(
         torch.tensor([label]),

@@ -34,6 +34,27 @@ def wrong(frames: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
     return points.movedim(3, 1), visible.movedim(3, 1)
 
 
+def lost(frames: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    """The first point of each window is NaN, and said to be visible."""
+    points, visible = drift(frames, seeds)
+    points[:, 0, 0] = torch.nan
+    return points, visible
+
+
+def lost_and_said(frames: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and said to be invisible."""
+    points, visible = lost(frames, seeds)
+    visible[:, 0, 0] = False
+    return points, visible
+
+
+def nothing(frames: Tensor, seeds: Tensor) -> None:
+    """A function without a return."""
+
+
+NUMBER = 3
+
+
 def numbered(batch: int = 2) -> Tensor:
     """Frames whose grey value is their row, uint8 [B, R, H, W, 3]."""
     return NUMBERS[None, :, None, None, None].expand(batch, -1, 32, 48, 3).contiguous()
@@ -70,13 +91,39 @@ def test_a_coarser_grid_can_be_asked_for() -> None:
     fine = tracker_tracks(numbered(), PLAN, real, settings("drift"), 8)
     coarse = tracker_tracks(numbered(), PLAN, real, settings("drift", upsample=2), 8)
     assert coarse.points.shape == fine.points.shape
-    torch.testing.assert_close(coarse.points, fine.points)
+    both = coarse.visible & fine.visible
+    assert both.float().mean() > 0.8
+    torch.testing.assert_close(coarse.points[both], fine.points[both])
+
+
+def test_what_is_not_visible_has_no_share_in_what_is_interpolated() -> None:
+    real = torch.ones(2, len(PLAN.offsets), dtype=torch.bool)
+    fine = tracker_tracks(numbered(), PLAN, real, settings("lost_and_said", upsample=2), 8)
+    assert fine.displacements[fine.visible[..., 1:]].isfinite().all()
+    for tubelet, row in enumerate(PLAN.starts):
+        seen = fine.visible[:, tubelet, ..., 1:]
+        moved = fine.displacements[:, tubelet][seen]
+        torch.testing.assert_close(moved, torch.tensor([float(row), 0.0]).expand_as(moved))
+    assert not fine.visible[:, :, :2, :2].any()
+
+
+def test_visible_points_that_are_nowhere_are_refused() -> None:
+    real = torch.ones(2, len(PLAN.offsets), dtype=torch.bool)
+    with pytest.raises(ConfigError, match="visible and not finite"):
+        tracker_tracks(numbered(), PLAN, real, settings("lost"), 8)
+    with pytest.raises(ConfigError, match="gave NoneType: it must give two torch tensors"):
+        tracker_tracks(numbered(), PLAN, real, settings("nothing"), 8)
 
 
 @pytest.mark.parametrize("name", ["no_such_module:follow", f"{__name__}:no_such_function"])
 def test_a_tracker_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=f"motion.tracker '{name}' cannot be imported"):
         load_tracker(name)
+
+
+def test_what_is_not_a_function_is_not_a_tracker() -> None:
+    with pytest.raises(ConfigError, match="is not a function, but 3"):
+        load_tracker(f"{__name__}:NUMBER")
 
 
 def test_tensors_of_other_shapes_are_refused() -> None:

@@ -231,7 +231,7 @@ def test_the_motion_of_a_coarse_grid_is_interpolated_for_a_finer_one(factor: int
         torch.zeros(1, 3, dtype=torch.long),
         seed_grid(height, width, spacing * factor),
     )
-    fine = refine(coarse, seed_grid(height, width, spacing))
+    fine = refine(coarse, seed_grid(height, width, spacing), (height, width))
     direct = follow_one(field, 3, seed_grid(height, width, spacing))
     assert fine.points.shape == (1, 1, 8, 12, 4, 2)
     assert torch.equal(fine.points[..., 0, :], direct.points[None, None, ..., 0, :])
@@ -241,15 +241,19 @@ def test_the_motion_of_a_coarse_grid_is_interpolated_for_a_finer_one(factor: int
     torch.testing.assert_close(fine.displacements[0, 0][inner], direct.displacements[inner])
 
 
-def test_a_fine_point_is_visible_while_its_coarse_one_is() -> None:
-    points = torch.zeros(1, 1, 2, 3, 3, 2)
+def test_a_fine_point_is_visible_while_its_coarse_one_is_and_it_is_in_the_frame() -> None:
+    points = seed_grid(32, 48, 16)[None, None, ..., None, :].repeat(1, 1, 1, 1, 3, 1)
     visible = torch.ones(1, 1, 2, 3, 3, dtype=torch.bool)
     visible[0, 0, 1, 2, 1:] = False
     tracks = Tracks(points, points.diff(dim=-2), visible)
-    fine = refine(tracks, seed_grid(32, 48, 8)).visible[0, 0, :, :, 2]
+    fine = refine(tracks, seed_grid(32, 48, 8), (32, 48)).visible[0, 0, :, :, 2]
     expected = torch.ones(4, 6, dtype=torch.bool)
     expected[2:, 4:] = False
     assert torch.equal(fine, expected)
+    points[..., 1:, 0] += 6.0  # the coarse ones stay inside, at 45.5; of the fine ones 43.5 leaves
+    visible[:] = True
+    moved = refine(Tracks(points, points.diff(dim=-2), visible), seed_grid(32, 48, 8), (32, 48))
+    assert moved.visible[0, 0, 0, :, 2].tolist() == [True] * 5 + [False]
 
 
 def test_points_stay_with_their_content_while_displacements_are_relative() -> None:
@@ -341,6 +345,8 @@ def test_track_starts_anew_when_a_trajectory_ends() -> None:
         ),
         (torch.zeros(9, 32, 32, 3, dtype=torch.uint8), {"starts": [-1]}, r"starts \[-1\]"),
         (torch.zeros(9, 32, 32, 3, dtype=torch.uint8), {"starts": []}, r"starts \[\]"),
+        (torch.zeros(9, 32, 32, 3, dtype=torch.uint8), {"flow": "raft"}, "raft needs weights"),
+        (torch.zeros(9, 32, 32, 3, dtype=torch.uint8), {"flow": "bogus"}, "flow: Input should be"),
     ],
 )
 def test_what_cannot_be_tracked_is_refused(

@@ -92,6 +92,23 @@ def test_a_batch_gives_what_its_clips_give() -> None:
             assert torch.equal(target.valid[0], together.valid[clip]), name
 
 
+def test_motion_energy_is_pixels_a_step_over_what_is_seen() -> None:
+    """Patches move by (3, 4), 5 px a step; where nothing is seen nothing moves."""
+    config = settings(targets={"trajectory": {"weight": 1}})
+    view = noise_view(config, batch=1)
+    flow = torch.zeros(1, len(view.plan.pairs), 2, 32, 48)
+    flow[:, :, 0, :, 16:], flow[:, :, 1, :, 16:] = 3.0, 4.0
+    view = type(view)(view.frames, view.real, view.plan, view.clip, view.motion, flow)
+    energy = view.motion_energy.reshape(2, 2, 3)
+    assert energy.shape == (2, 2, 3)
+    assert (energy[:, :, 0] == 0).all()
+    torch.testing.assert_close(energy[:, 0, 1], torch.full((2,), 5.0))
+    real = view.real.clone()
+    real[:, 1:] = False
+    ended = type(view)(view.frames, real, view.plan, view.clip, view.motion, flow)
+    assert (ended.motion_energy == 0).all()
+
+
 def test_z_scores_of_one_point_are_refused() -> None:
     targets = {"trajectory": {"weight": 1, "normalise": "patch-std"}}
     with pytest.raises(ConfigError, match=r"motion\.seeds is 1: use 4 or 16 seeds"):

@@ -140,6 +140,28 @@ def test_where_the_video_has_ended_nothing_is_known(name: str) -> None:
     assert (target.values[~valid] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["hof", "trajectory_hof"])
+def test_without_the_camera_a_panned_scene_stands_still(name: str) -> None:
+    """All votes are for what stands still, the last bin; with the camera none is."""
+    config = config_of(name, normalise="none", still=0.4)
+    noise = noise_view(config, batch=1)
+    pan = torch.zeros(1, len(noise.plan.pairs), 2, 32, 48)
+    pan[:, :, 0] = 1.5
+    motion = noise.motion.model_copy(update={"camera": True})
+    votes = {}
+    for removed in (noise.motion, motion):
+        view = ClipView(noise.frames, noise.real, noise.plan, noise.clip, removed, pan)
+        target = made(config, view)
+        values = target.values.reshape(-1, 9)[
+            target.valid.expand_as(target.values)[..., ::9].flatten()
+        ]
+        votes[removed.camera] = values.mean(dim=0)
+    assert votes[True][8] == pytest.approx(0.4, abs=0.01)
+    assert votes[True][:8].abs().max() < 0.01
+    assert votes[False][0] == pytest.approx(1.5, abs=0.01)
+    assert votes[False][8] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_mbh_does_not_see_a_steady_camera() -> None:
     config = config_of("mbh", normalise="none")
     values = made(config, known(config)).values

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import tyro
+from pydantic import ValidationError
 
+from m3video.config import one_line
 from m3video.errors import ConfigError
 
 T = TypeVar("T")
@@ -22,6 +24,8 @@ def parse(function: Callable[..., T] | type[T], arguments: list[str], *, verb: s
         with contextlib.redirect_stderr(written):
             read: T = tyro.cli(function, args=arguments, prog=f"m3video {verb}")
             return read
+    except ValidationError as error:  # of settings that contradict each other
+        raise ConfigError(f"{one_line(error)}; see m3video {verb} --help") from None
     except SystemExit as error:
         if error.code in {0, None}:
             raise

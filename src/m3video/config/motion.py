@@ -33,7 +33,7 @@ class MotionConfig(Config):
     vectors of the compressed video. exact: what the renderer knows, for `moving-shapes` only."""
     weights: Path | None = None
     """State dict of torchvision's RAFT; for `raft`."""
-    tracker: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
+    tracker: str | None = Field(None, pattern=r"^\w+(\.\w+)*:\w+$")
     """A point tracker of yours in place of following the flow: "module:function"."""
     length: int = Field(6, ge=1, le=16)
     """L: steps of a trajectory."""

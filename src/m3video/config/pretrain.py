@@ -50,6 +50,14 @@ class PretrainConfig(Config):
         return self.targets.needs_tracks or self.mask.needs_tracks
 
     @property
+    def needs_flow(self) -> bool:
+        """Whether flow is read: by trajectories that follow it, or by a target."""
+        targets = self.targets.active
+        along = {"trajectory_hof", "trajectory_mbh"} & targets.keys()
+        followed = self.needs_tracks and self.motion.tracker is None
+        return followed or bool(along) or self.targets.needs_flow
+
+    @property
     def plan_length(self) -> int:
         """Steps of motion after each tubelet's first frame: L, 1 for flow alone, 0 for none."""
         if self.needs_tracks:
@@ -94,6 +102,14 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _motion_is_known(self) -> Self:
+        if not self.needs_tracks and self.plan_length > 0:
+            if self.motion.tracker is not None:
+                raise ValueError("motion.tracker: no target and no mask here reads trajectories")
+            if self.motion.visibility != "frame":
+                raise ValueError(
+                    f"motion.visibility {self.motion.visibility}: no target and no mask here reads "
+                    "trajectories; use frame"
+                )
         if self.motion.flow == "exact" and self.data != "moving-shapes":
             raise ValueError(
                 f"motion.flow exact is for data moving-shapes, and data is {self.data!r}"

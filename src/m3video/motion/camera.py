@@ -22,12 +22,15 @@ _TOLERANCE = 1.0
 frames smaller than 224 pixels, where things move fewer pixels."""
 _TIGHTEST = 0.05
 """Pixels that a point may always miss it by."""
+_AGREEING = 0.2
+"""Share of the points that must move as the camera does."""
 _FEWEST = 8
 """Points that a homography is fitted to at least; four would always fit."""
 
 
 def camera_motion(flow: Tensor) -> Tensor:
-    """Fit a homography to each flow field by RANSAC; the identity where none can be found.
+    """Fit a homography to each flow field by RANSAC; the identity where none is found that most
+    of the frame can agree on.
 
     Runs on the CPU: flow on another device is copied there, and waited for.
 
@@ -43,22 +46,24 @@ def camera_motion(flow: Tensor) -> Tensor:
     y, x = np.mgrid[spacing // 2 : height : spacing, spacing // 2 : width : spacing]
     start = np.stack([x.ravel(), y.ravel()], axis=-1).astype(np.float32)
     moved = flow[:, :, y, x].flatten(2).transpose(1, 2).float().cpu().numpy()
-    tolerance = _TOLERANCE * min(1.0, max(height, width) / 224)
     found = np.empty((len(flow), 3, 3), np.float32)
     for matrix, displacement in zip(found, moved, strict=True):
-        matrix[:] = _fit(start, start + displacement, tolerance)
+        matrix[:] = _fit(start, start + displacement, (height, width))
     return torch.from_numpy(found).to(flow.device)
 
 
-def _fit(start: NDArray[np.float32], end: NDArray[np.float32], tolerance: float) -> NDArray[Any]:
+def _fit(
+    start: NDArray[np.float32], end: NDArray[np.float32], size: tuple[int, int]
+) -> NDArray[Any]:
     """A homography [3, 3], fitted twice: what moves slowly by itself pulls at the first fit, and is
     left out of the second, which tolerates no more than the first one's typical miss."""
     fitted: NDArray[Any] = np.eye(3)
     if len(start) < _FEWEST:
         return fitted
+    tolerance = _TOLERANCE * min(1.0, max(size) / 224)
     for _ in range(2):
-        matrix, chosen = cv2.findHomography(start, end, cv2.RANSAC, tolerance)
-        if matrix is None:  # a field that no homography explains
+        matrix, chosen = cv2.findHomography(start, end, cv2.RANSAC, tolerance, maxIters=500)
+        if matrix is None or not _plausible(matrix, chosen, size):
             break
         fitted = matrix
         inside = chosen.ravel().astype(bool)
@@ -66,6 +71,17 @@ def _fit(start: NDArray[np.float32], end: NDArray[np.float32], tolerance: float)
         missed = np.linalg.norm(reached - end[inside], axis=-1)
         tolerance = float(np.clip(3 * np.median(missed), _TIGHTEST, tolerance))
     return fitted
+
+
+def _plausible(matrix: NDArray[Any], chosen: NDArray[Any], size: tuple[int, int]) -> bool:
+    """Whether enough of the frame agrees, and a camera can move so from one frame to the next: no
+    corner goes, there or back, farther than a quarter of the frame. After a cut none can."""
+    height, width = size
+    if chosen.mean() < _AGREEING or abs(np.linalg.det(matrix)) < 1e-6:
+        return False
+    corners = np.array([[[0, 0], [width, 0], [0, height], [width, height]]], np.float64)
+    moved = [cv2.perspectiveTransform(corners, way) for way in (matrix, np.linalg.inv(matrix))]
+    return all(bool(np.abs(end - corners).max() < max(size) / 4) for end in moved)
 
 
 def remove_camera(flow: Tensor, homographies: Tensor) -> Tensor:

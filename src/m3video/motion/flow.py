@@ -30,6 +30,7 @@ _DIS: dict[str, tuple[int, dict[str, int]]] = {
     "dis-medium": (cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, {}),
 }
 """OpenCV's presets, and what is changed in them."""
+_DIS_LOW = 32
 _DIS_SMALLEST = 12  # OpenCV's image pyramid refuses smaller images
 _BT601 = (9798, 19235, 3735)  # 0.299, 0.587, 0.114 in units of 2^-15, as OpenCV rounds them
 _FLO_MAGIC = 202021.25
@@ -52,12 +53,17 @@ class DisFlow:
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         _check_size(first)
         preset, changes = _DIS[self.name]
-        method = cv2.DISOpticalFlow.create(preset)
-        for setting, value in changes.items():
-            getattr(method, f"set{setting}")(value)
+        height, width = first.shape[1:]
         flow = np.empty((*first.shape, 2), np.float32)
+        # OpenCV reads outside of frames that are low and wide (12×48, 24×160): they get more rows
+        rows = ((0, _DIS_LOW - height if height < _DIS_LOW and width > 3 * height else 0), (0, 0))
         for out, one, two in zip(flow, _arrays(first), _arrays(second), strict=True):
-            out[:] = method.calc(one, two, None)  # type: ignore[call-overload]
+            # a new one for each pair: at some sizes it reads what it kept of the pair before
+            method = cv2.DISOpticalFlow.create(preset)
+            for setting, value in changes.items():
+                getattr(method, f"set{setting}")(value)
+            pair = (np.pad(image, rows, mode="edge") for image in (one, two))
+            out[:] = method.calc(*pair, None)[:height]  # type: ignore[call-overload]
         return torch.from_numpy(flow).permute(0, 3, 1, 2).to(first.device)
 
 

@@ -20,10 +20,10 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from m3video.config import MotionConfig
+from m3video.config import MotionConfig, PretrainConfig
 from m3video.errors import ConfigError
 from m3video.motion.flow import make_flow
-from m3video.motion.trajectory import Tracks, refine, seed_grid, while_real, window_rows
+from m3video.motion.trajectory import Tracks, in_frame, refine, seed_grid, while_real, window_rows
 from m3video.video.sampling import ClipPlan
 
 
@@ -44,12 +44,15 @@ def load_tracker(name: str) -> PointTracker:
     """
     module, _, function = name.partition(":")
     try:
-        return cast(PointTracker, getattr(import_module(module), function))
-    except (ImportError, AttributeError) as error:
+        tracker = getattr(import_module(module), function)
+    except Exception as error:  # whatever a module of the user's raises when it is read
         raise ConfigError(
             f"motion.tracker {name!r} cannot be imported: {error}; give module:function of a "
             "module on the Python path"
         ) from error
+    if not callable(tracker):
+        raise ConfigError(f"motion.tracker {name!r} is not a function, but {tracker!r}")
+    return cast(PointTracker, tracker)
 
 
 def tracker_tracks(
@@ -74,7 +77,15 @@ def tracker_tracks(
     rows = window_rows(plan)
     windows = frames[:, rows].flatten(0, 1)
     seeds = seed_grid(height, width, spacing * motion.upsample).to(frames.device)
-    points, visible = load_tracker(motion.tracker or "")(windows, seeds)
+    given: object = load_tracker(motion.tracker or "")(windows, seeds)
+    match given:
+        case (Tensor() as points, Tensor() as visible):
+            pass
+        case _:
+            raise ConfigError(
+                f"motion.tracker {motion.tracker!r} gave {type(given).__name__}: it must give two "
+                "torch tensors, the points and whether each is visible"
+            )
     shape = (len(windows), *seeds.shape[:2], plan.length + 1)
     if points.shape != (*shape, 2) or visible.shape != shape or visible.dtype != torch.bool:
         raise ConfigError(
@@ -83,23 +94,28 @@ def tracker_tracks(
             f"{list(shape)} of torch.bool"
         )
     points = points.float()
-    last = torch.tensor([width - 1, height - 1], device=points.device)
-    visible = visible & ((points >= 0) & (points <= last)).all(dim=-1)
+    if not points[visible].isfinite().all():
+        raise ConfigError(
+            f"motion.tracker {motion.tracker!r} gave points that are visible and not finite; say "
+            "that they are not visible"
+        )
+    visible = visible & in_frame(points, (height, width))
     points = points.reshape(batch, -1, *points.shape[1:])
     visible = visible.reshape(batch, -1, *visible.shape[1:])
     tracks = Tracks(points, points.diff(dim=-2), visible.cummin(dim=-1).values)
     if motion.upsample > 1:
-        tracks = refine(tracks, seed_grid(height, width, spacing))
+        tracks = refine(tracks, seed_grid(height, width, spacing), (height, width))
     return while_real(tracks, plan, real)
 
 
-def check_motion(motion: MotionConfig) -> None:
+def check_motion(config: PretrainConfig) -> None:
     """Make what finds the motion once, so that what is missing is said before anything is read.
 
     Raises:
         ConfigError: as `load_tracker` and `make_flow`.
     """
-    if motion.tracker is not None:
+    motion = config.motion
+    if motion.tracker is not None and config.needs_tracks:
         load_tracker(motion.tracker)
-    elif motion.flow != "exact":
+    if config.needs_flow and motion.flow != "exact":
         make_flow(motion.flow, motion.weights)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from m3video.config import FlowName, MotionConfig
+from m3video.config import FlowName, MotionConfig, one_line
 from m3video.errors import ConfigError
 from m3video.motion.camera import bring_back
 from m3video.motion.fields import Fields, motion_fields
@@ -84,8 +86,7 @@ def follow(fields: Fields, pair_index: Tensor, seeds: Tensor) -> Tracks:
         point = reached
         points.append(point)
     path = torch.stack(points, dim=-2)
-    last = torch.tensor([width - 1, height - 1], device=path.device)
-    visible = ((path >= 0) & (path <= last)).all(dim=-1)
+    visible = in_frame(path, (height, width))
     if consistent:
         visible[..., 1:] &= torch.stack(consistent, dim=-1)
     return Tracks(path, torch.stack(displacements, dim=-2), visible.cummin(dim=-1).values)
@@ -111,7 +112,7 @@ def clip_tracks(
     pair_index = torch.searchsorted(torch.tensor(plan.pairs), rows[:, :-1].contiguous())
     tracks = follow(fields, pair_index, seed_grid(height, width, spacing * upsample))
     if upsample > 1:
-        tracks = refine(tracks, seed_grid(height, width, spacing))
+        tracks = refine(tracks, seed_grid(height, width, spacing), (height, width))
     return while_real(tracks, plan, real)
 
 
@@ -128,38 +129,49 @@ def while_real(tracks: Tracks, plan: ClipPlan, real: Tensor) -> Tracks:
     return Tracks(tracks.points, tracks.displacements, visible)
 
 
-def refine(tracks: Tracks, seeds: Tensor) -> Tracks:
+def refine(tracks: Tracks, seeds: Tensor, size: tuple[int, int]) -> Tracks:
     """Interpolate the motion of a coarse grid of points for a finer one (TrackMAE's up-sampling).
 
     Displacements are bilinear between the four coarse seeds around a fine one, and those of the
-    nearest beyond the outermost; a fine point is visible while the coarse one whose cell it is in
-    is.
+    nearest beyond the outermost; coarse points that are not visible have no share in them. A fine
+    point is visible while it is in the frame and the coarse one whose cell it is in is visible.
 
     Args:
         tracks: with leading [B, n, h, w], of a `seed_grid` that covers the same frame.
         seeds: float32 [h · k, w · k, 2], a `seed_grid` k times finer.
+        size: height and width of the frame in pixels.
 
     Returns:
         Tracks with leading [B, n, h · k, w · k].
     """
-    batch, starts, height, _, length, _ = tracks.displacements.shape
-    size = seeds.shape[:2]
+    factor = seeds.shape[0] // tracks.points.shape[2]
+    seen = tracks.visible[..., 1:, None]
+    share = _finer(seen.float(), factor).clamp(min=1e-6)
     moved, going = (
-        interpolate(
-            steps.movedim((2, 3), (-2, -1)).flatten(0, 1).flatten(1, 2),
-            size=size,
-            mode="bilinear",
-            align_corners=False,
-        )
-        .reshape(batch, starts, length, 2, *size)
-        .movedim((-2, -1), (2, 3))
+        _finer(torch.where(seen, steps, 0), factor) / share
         for steps in (tracks.displacements, tracks.points.diff(dim=-2))
     )
-    factor = size[0] // height
-    visible = tracks.visible.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    first = seeds.to(going).expand(batch, starts, *size, 2)[..., None, :]
+    first = seeds.to(going).expand(*going.shape[:4], 2)[..., None, :]
     points = torch.cat([first, first + going.cumsum(dim=-2)], dim=-2)
+    visible = tracks.visible.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    visible = (visible & in_frame(points, size)).cummin(dim=-1).values
     return Tracks(points, moved, visible)
+
+
+def _finer(values: Tensor, factor: int) -> Tensor:
+    """[B, n, h, w, L, C] → [B, n, h · factor, w · factor, L, C], bilinear."""
+    batch, starts, height, width, *rest = values.shape
+    planes = values.movedim((2, 3), (-2, -1)).flatten(0, 1).flatten(1, 2)
+    fine = interpolate(planes, scale_factor=factor, mode="bilinear", align_corners=False)
+    split = fine.reshape(batch, starts, *rest, height * factor, width * factor)
+    return split.movedim((-2, -1), (2, 3))
+
+
+def in_frame(points: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which points [..., 2] lie in a frame of a height and a width: bool [...]."""
+    height, width = size
+    x, y = points.unbind(-1)
+    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
 def track(
@@ -171,6 +183,7 @@ def track(
     flow: FlowName = "dis",
     camera: bool = False,
     visibility: Literal["frame", "forward-backward"] = "frame",
+    weights: Path | None = None,
 ) -> Tracks:
     """Follow a grid of points through a video.
 
@@ -182,6 +195,7 @@ def track(
         flow: the estimator's name.
         camera: take the camera's motion out of the displacements.
         visibility: see `MotionConfig`.
+        weights: the file of RAFT's state dict, for `raft`.
 
     Returns:
         Tracks with leading [n, h, w]: n starts, an h × w grid of points.
@@ -204,7 +218,10 @@ def track(
         )
     plan = ClipPlan(offsets=tuple(range(count)), inputs=begins, starts=begins, length=length)
     real = torch.ones(1, count, dtype=torch.bool, device=frames.device)
-    motion = MotionConfig(flow=flow, camera=camera, visibility=visibility)
+    try:
+        motion = MotionConfig(flow=flow, camera=camera, visibility=visibility, weights=weights)
+    except ValidationError as error:
+        raise ConfigError(one_line(error)) from None
     fields = motion_fields(grey(frames)[None], plan, motion)
     tracks = clip_tracks(fields, plan, real, spacing=spacing)
     return Tracks(tracks.points[0], tracks.displacements[0], tracks.visible[0])

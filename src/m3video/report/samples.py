@@ -123,7 +123,7 @@ def _find_clips(
             texture=config.shapes.texture,
             fixed=True,
             offset=HELD_OUT,
-            flow=config.motion.flow == "exact" and plan.length > 0,
+            flow=config.motion.flow == "exact" and config.needs_flow,
         )
         for index in range(count):
             clip = source.clip(index, 0, sample_generator(config.train.seed, 0, index))
@@ -147,7 +147,7 @@ def _video_clips(
         clip=config.clip,
         plan=plan,
         augment=None,
-        flow=config.motion.flow == "codec" and plan.length > 0,
+        flow=config.motion.flow == "codec" and config.needs_flow,
     )
     generator = sample_generator(config.train.seed, 0, HELD_OUT)
     order = torch.randperm(len(source), generator=generator).tolist()

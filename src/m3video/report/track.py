@@ -88,7 +88,9 @@ def track_video(config: TrackConfig) -> Path:
         if kind == ".npz":
             _write_arrays(config, reader, span, states)
             return config.out
-        fastest = config.fastest or wheel_scale(reader, shown, sources[0], small)
+        fastest = config.fastest or wheel_scale(
+            reader, shown, sources[0], small, camera=config.camera
+        )
         if kind == ".html":
             _write_page(config, reader, (shown, span), states, fastest)
         else:

@@ -82,11 +82,12 @@ class Figures:
 
 
 def wheel_scale(
-    reader: VideoReader, span: range, source: PairMotion, small: tuple[int, int]
+    reader: VideoReader, span: range, source: PairMotion, small: tuple[int, int], *, camera: bool
 ) -> float:
     """A speed that few pixels exceed, in pixels a frame: found in a few pairs of the span.
 
     One scale holds for a whole film, because colours that change their meaning cannot be compared.
+    `camera`: the flow that is shown is without the camera's motion.
     """
     share = torch.tensor([reader.width / small[1], reader.height / small[0]])[:, None, None]
     count = min(_SAMPLED, len(span) - 1)
@@ -95,8 +96,9 @@ def wheel_scale(
     speeds, before = [], None
     for number, image in reader.images(wanted):
         if before is not None and number - 1 in firsts:
-            relative = source.fields(number - 1, [before, image]).relative[0, 0] * share
-            speed = torch.linalg.vector_norm(relative[:, ::4, ::4], dim=0).nan_to_num(0.0)
+            fields = source.fields(number - 1, [before, image])
+            shown = (fields.relative if camera else fields.flow)[0, 0] * share
+            speed = torch.linalg.vector_norm(shown[:, ::4, ::4], dim=0).nan_to_num(0.0)
             speeds.append(float(np.quantile(speed.numpy(), _OF_PIXELS)))
         before = image.copy()
     return two_digits(max(float(np.quantile(speeds, _OF_PAIRS)), _SLOWEST))

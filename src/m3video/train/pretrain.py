@@ -23,7 +23,13 @@ import torch
 from rich.console import Console
 
 from m3video.config import PretrainConfig
-from m3video.errors import DivergedError, RunFailedError, TooManyUnreadableError, VideoError
+from m3video.errors import (
+    ConfigError,
+    DivergedError,
+    RunFailedError,
+    TooManyUnreadableError,
+    VideoError,
+)
 from m3video.model.checkpoint import save_encoder
 from m3video.motion.tracker import check_motion
 from m3video.train.checkpoint import (
@@ -72,8 +78,7 @@ def pretrain(config: PretrainConfig) -> Path:
         run.check_free()
     device = choose_device(config.train.device)
     plan = plan_run(config)
-    if plan.length > 0:
-        check_motion(config.motion)
+    check_motion(config)
     trainer = Trainer(config, plan, device)
     if config.init is not None and not config.resume:
         kept = load_init(trainer.model, config.init)
@@ -114,7 +119,7 @@ def _open_data(
             clip=config.clip,
             plan=plan,
             texture=shapes.texture,
-            flow=config.motion.flow == "exact" and plan.length > 0,
+            flow=config.motion.flow == "exact" and config.needs_flow,
         )
         return clips, None
     if config.resume:
@@ -136,7 +141,7 @@ def _open_data(
         clip=config.clip,
         plan=plan,
         augment=config.augment,
-        flow=config.motion.flow == "codec" and plan.length > 0,
+        flow=config.motion.flow == "codec" and config.needs_flow,
     )
     return videos, manifest
 
@@ -169,14 +174,16 @@ def _next(batches: Iterator[Clips]) -> Clips:
     """The next batch; the error of a data worker comes without the worker's traceback.
 
     Raises:
+        ConfigError: frames that do not suit what finds the motion.
         VideoError: a clip and those that could take its place cannot be read.
         RunFailedError: a worker was killed.
     """
     try:
         return next(batches)
-    except VideoError as error:
+    except (ConfigError, VideoError) as error:
+        kind = type(error)
         message = str(error).strip().splitlines()[-1]
-        raise VideoError(message.removeprefix("m3video.errors.VideoError: ")) from error
+        raise kind(message.removeprefix(f"m3video.errors.{kind.__name__}: ")) from error
     except (RuntimeError, ConnectionError, EOFError) as error:
         # Killed while it handed a batch over, a worker leaves a broken connection behind.
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
