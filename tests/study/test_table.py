@@ -65,29 +65,39 @@ def made_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def test_mean_and_standard_error_by_hand() -> None:
-    three = mean_and_error([0.50, 0.56, 0.65])
+    three = mean_and_error([0.50, 0.56, 0.65], 3)
     assert three.mean == pytest.approx(0.57)
     # Deviations −7, −1, 8 hundredths: variance 114 / 2 = 57, error √57 / √3 = √19 hundredths.
     assert three.error == pytest.approx(0.01 * 19**0.5)
     assert three.error == pytest.approx(np.std([0.50, 0.56, 0.65], ddof=1) / 3**0.5)
     assert three.text == "57.0 ± 4.4"
-    one = mean_and_error([0.25])
+    one = mean_and_error([0.25], 1)
     assert (one.error, one.text) == (None, "25.0")
+    assert mean_and_error([0.25], 2).text == "25.0 (1 of 2)"
+    assert mean_and_error([0.2, 0.3], 3).text == "25.0 ± 5.0 (2 of 3)", "a seed is missing"
 
 
 def test_a_line_a_cell_a_section_a_group_in_the_studys_order(study: Study) -> None:
     parts = sections(study, made_rows(study))
     assert [(part.title, [line.cell for line in part.lines]) for part in parts] == [
-        ("Others", ["b"]),
         ("", ["a", "broken"]),
-    ]
-    line = parts[1].lines[0]
+        ("Others", ["b"]),
+    ], "those of no group stand under no heading"
+    line = parts[0].lines[0]
     assert line.values["linear"].text == "57.0 ± 4.4"
     assert line.values["linear/photo"].mean == pytest.approx(0.47)
     assert line.values["finetune/20"].text == "70.0 ± 0.0"
-    assert line.runs == [("0", "cells/a-s0"), ("1", "cells/a-s1"), ("2", "cells/a-s2")]
+    assert line.runs == [(str(n), f"cells/a-s{n}/result.json") for n in range(3)]
     assert line.seconds == 101
-    assert parts[1].lines[1].failed == [("0", "no memory <left>")]
+    assert parts[0].lines[1].failed == [("0", "no memory <left>")]
+
+
+def test_a_seed_that_failed_is_missing_from_the_mean_and_the_table_says_so(study: Study) -> None:
+    rows = made_rows(study)
+    rows[1] = row_of(study.tasks[1], None, "why")
+    line = sections(study, rows)[0].lines[0]
+    assert line.values["linear"].text == "60.5 ± 4.5 (2 of 3)"
+    assert line.runs[0] == ("0", "cells/a-s0"), "a failed run has no result to link to"
 
 
 def test_the_table_links_each_line_to_its_runs_and_names_chance(study: Study) -> None:
@@ -101,8 +111,12 @@ def test_the_table_links_each_line_to_its_runs_and_names_chance(study: Study) ->
     ]
     assert (
         "| a | 57.0 ± 4.4 | 67.0 ± 4.4 | 47.0 ± 4.4 | 28.5 ± 2.2 | 70.0 ± 0.0 | 90.0 ± 0.0 "
-        "| 1 min 41 s | [0](cells/a-s0), [1](cells/a-s1), [2](cells/a-s2) |"
+        "| 1 min 41 s | [0](cells/a-s0/result.json), [1](cells/a-s1/result.json), "
+        "[2](cells/a-s2/result.json) |"
     ) in text
+    b = "cells/b-s0/result.json"
+    assert f"| b | [25.0]({b}) | [35.0]({b}) | [15.0]({b}) | [12.5]({b}) | – | – |" in text
+    assert f"| [1 min 40 s]({b}) | [0]({b}) |" in text
     assert "| broken | – | – | – | – | – | – | – | [0](cells/broken-s0) failed |" in text
     assert "- broken, seed 0: no memory <left>" in text
 
@@ -129,7 +143,7 @@ def test_csv_and_json_hold_every_run(study: Study) -> None:
 
 
 def test_the_plot_shows_every_cell_best_first_with_its_errors(study: Study) -> None:
-    cells = {"low": {}, "high": {}, "nothing": {}}
+    cells: dict[str, Any] = {"low": {}, "high": {}, "nothing": {}}
     study = open_study(nano(name="A & B", seeds=[0, 1], cells=cells), study.out)
     rows = []
     for task in study.tasks:
@@ -163,7 +177,8 @@ def test_the_page_needs_nothing_else_and_escapes_what_comes_from_outside(study: 
     assert "no memory &lt;left&gt;" in page
     assert "name: x &lt;y&gt;" in page
     assert "A &amp; B" in page
-    assert 'href="cells/a-s2"' in page
+    assert 'href="cells/a-s2/result.json"' in page
+    assert '<a href="cells/b-s0/result.json">25.0</a>' in page, "a number of one run is a link"
     assert "<svg" in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page
@@ -177,6 +192,10 @@ def test_a_study_without_results_is_a_page_too(study: Study) -> None:
 
 def test_failures_of_an_earlier_call_are_kept_until_the_cell_is_finished(study: Study) -> None:
     write_study(study, made_rows(study), "")
+    assert unfinished_rows(study.out, study) == {"broken-s0": "no memory <left>"}
+    path = study.out / "study.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({"rows": [*found["rows"], {"failed": "of no run"}, 7]}))
     assert unfinished_rows(study.out, study) == {"broken-s0": "no memory <left>"}
     result = study.tasks[-1].result
     result.parent.mkdir(parents=True)

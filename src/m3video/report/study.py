@@ -20,28 +20,43 @@ LETTER = 7.2
 
 @dataclass(frozen=True)
 class Measure:
-    """A mean over seeds, 0 to 1; `error` is its standard error, None for one seed."""
+    """A mean over `count` of the `planned` seeds, 0 to 1.
+
+    `error` is its standard error, None for one seed.
+    """
 
     mean: float
     error: float | None
     count: int
+    planned: int
 
     @property
     def text(self) -> str:
-        """In per cent: 45.1 ± 0.6."""
+        """In per cent: 45.1 ± 0.6, or 45.1 ± 0.6 (2 of 3) while seeds are missing."""
         error = "" if self.error is None else f" ± {100 * self.error:.1f}"
-        return f"{100 * self.mean:.1f}{error}"
+        missing = f" ({self.count} of {self.planned})" if self.count < self.planned else ""
+        return f"{100 * self.mean:.1f}{error}{missing}"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A cell: its numbers by measure, (seed, folder) of its runs, (seed, reason) of failures."""
+    """A cell.
+
+    Attributes:
+        cell: its name.
+        values: its numbers by measure.
+        runs: (seed, link) of every run: its result.json, or the folder of one that failed.
+        failed: (seed, reason) of the failures.
+        seconds: mean time of a run.
+        source: the result.json that all numbers are from; None where they are means of several.
+    """
 
     cell: str
     values: dict[str, Measure]
     runs: list[tuple[str, str]]
     failed: list[tuple[str, str]]
     seconds: float | None
+    source: str | None
 
     @property
     def time(self) -> str:

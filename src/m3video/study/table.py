@@ -20,7 +20,7 @@ import yaml
 
 from m3video.config import CellConfig
 from m3video.model.checkpoint import write_json, write_whole
-from m3video.report.facts import duration, read_json_or_none
+from m3video.report.facts import read_json_or_none
 from m3video.report.study import Line, Measure, Page, Section, plot, render
 from m3video.study.grid import Study, Task
 
@@ -54,7 +54,12 @@ def row_of(task: Task, result: dict[str, Any] | None, failed: str | None) -> Row
 def unfinished_rows(out: Path, study: Study) -> dict[str, str]:
     """Reasons of the failures that an earlier call wrote down, by run, of cells not finished."""
     found = read_json_or_none(out / "study.json") or {}
-    failed = {row["run"]: row["failed"] for row in found.get("rows", []) if "failed" in row}
+    rows = found.get("rows")
+    failed = {
+        row["run"]: str(row["failed"])
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, dict) and isinstance(row.get("run"), str) and "failed" in row
+    }
     return {
         task.name: failed[f"cells/{task.name}"]
         for task in study.tasks
@@ -83,35 +88,53 @@ def numbers(row: Row) -> dict[str, float]:
     return found
 
 
-def mean_and_error(values: Sequence[float]) -> Measure:
-    """Mean, and the standard error: sample deviation / √n; None for a single value."""
+def mean_and_error(values: Sequence[float], planned: int) -> Measure:
+    """Mean, and the standard error: sample deviation / √n; None for a single value.
+
+    Args:
+        values: of the seeds that are finished.
+        planned: how many seeds the study asks for.
+    """
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Measure(fmean(values), error, len(values))
+    return Measure(fmean(values), error, len(values), planned)
 
 
 def sections(study: Study, rows: Sequence[Row]) -> list[Section]:
-    """The lines of each group, in the order of the study; cells without a row are left out."""
-    titles = list(dict.fromkeys(task.group for task in study.tasks))
+    """The lines of each group, in the order of the study; cells without a row are left out.
+
+    Cells of no group are first: further down they would stand under another group's heading.
+    """
+    titles = sorted(dict.fromkeys(task.group for task in study.tasks), key=bool)
     found = []
     for title in titles:
         names = list(dict.fromkeys(task.cell for task in study.tasks if task.group == title))
-        lines = [_line(name, [row for row in rows if row["cell"] == name]) for name in names]
+        lines = [
+            _line(
+                name,
+                [row for row in rows if row["cell"] == name],
+                planned=sum(task.cell == name for task in study.tasks),
+            )
+            for name in names
+        ]
         found.append(Section(title, [line for line in lines if line.runs]))
     return [section for section in found if section.lines]
 
 
-def _line(cell: str, rows: Sequence[Row]) -> Line:
+def _line(cell: str, rows: Sequence[Row], planned: int) -> Line:
     each = [numbers(row) for row in rows]
     keys = dict.fromkeys(key for found in each for key in found)
+    links = {row["seed"]: f"{row['run']}/result.json" for row in rows if "failed" not in row}
     seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
     return Line(
         cell=cell,
         values={
-            key: mean_and_error([found[key] for found in each if key in found]) for key in keys
+            key: mean_and_error([found[key] for found in each if key in found], planned)
+            for key in keys
         },
-        runs=[(str(row["seed"]), row["run"]) for row in rows],
+        runs=[(str(row["seed"]), links.get(row["seed"]) or row["run"]) for row in rows],
         failed=[(str(row["seed"]), row["failed"]) for row in rows if "failed" in row],
         seconds=fmean(seconds) if seconds else None,
+        source=next(iter(links.values())) if len(links) == 1 else None,
     )
 
 
@@ -137,7 +160,10 @@ def table_csv(rows: Sequence[Row]) -> str:
 
 
 def table_markdown(title: str, rows: Sequence[Row], parts: Sequence[Section]) -> str:
-    """Accuracies in per cent, mean ± standard error over the seeds; the seeds link to their run."""
+    """Accuracies in per cent, mean ± standard error over the seeds.
+
+    A number of one run links to its result.json; of several, the seeds do.
+    """
     columns = measures(rows)
     lines = [f"# {title}", "", caption(rows), ""]
     for part in parts:
@@ -146,8 +172,11 @@ def table_markdown(title: str, rows: Sequence[Row], parts: Sequence[Section]) ->
         lines.append("| | " + " | ".join(name for _, name in columns) + " | time | runs |")
         lines.append("|---|" + "--:|" * (len(columns) + 1) + "---|")
         for line in part.lines:
-            cells = [line.values[key].text if key in line.values else "–" for key, _ in columns]
-            spent = "–" if line.seconds is None else duration(line.seconds)
+            cells = [
+                _linked(line.values[key].text, line.source) if key in line.values else "–"
+                for key, _ in columns
+            ]
+            spent = _linked(line.time, line.source)
             failed = {seed for seed, _ in line.failed}
             runs = [
                 f"[{seed}]({run})" + (" failed" if seed in failed else "")
@@ -164,12 +193,17 @@ def table_markdown(title: str, rows: Sequence[Row], parts: Sequence[Section]) ->
     return "\n".join([*lines, *(["## Failed", "", *reasons, ""] if reasons else [])])
 
 
+def _linked(words: str, link: str | None) -> str:
+    return words if link is None else f"[{words}]({link})"
+
+
 def caption(rows: Sequence[Row]) -> str:
     """What the numbers of a table are."""
     chance = chance_of(rows)
     against = "" if chance is None else f" Chance: {100 * chance:.1f} %."
     return (
-        f"Accuracy in %, mean ± standard error over seeds; the seeds link to their runs.{against}"
+        "Accuracy in %, mean ± standard error over seeds; numbers of one run, and seeds, link to "
+        f"their run.{against}"
     )
 
 
