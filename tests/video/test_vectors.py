@@ -6,10 +6,12 @@ from collections.abc import Callable
 from itertools import pairwise, product
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 import torch
+from av.video.frame import PictureType
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -80,6 +82,39 @@ def test_the_motion_of_every_pair_is_found(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(inner_median(flow), MOVES, atol=0.3)
 
 
+@pytest.mark.parametrize(
+    "options", [{"bf": "3", "b_strategy": "0", "x264-params": "b-pyramid=normal"}, {}]
+)
+def test_motion_around_b_frames_that_others_refer_to(
+    options: dict[str, str], tmp_path: Path
+) -> None:
+    """A P-frame cannot refer to the B-frames shown before it, though other B-frames do."""
+    steady = [(-4, -2)] * 20
+    path = write_pan(tmp_path / "a.mp4", moves=steady, size=(96, 160), options=options)
+    assert "B" in {kind for kind, reference in _kinds(path) if reference}
+    flow = read_flow(path)
+    np.testing.assert_allclose(inner_median(flow), steady, atol=0.3)
+    for start in range(19):  # nor does it change with the frames that happen to be read
+        with VectorReader(path) as reader:
+            reader.frames([start, start + 1])
+            part = reader.flow([(start, start + 1)], whole(96, 160))
+        np.testing.assert_allclose(inner_median(part), [(-4, -2)], atol=0.3)
+
+
+def _kinds(path: Path) -> list[tuple[str, bool | None]]:
+    """Type of each picture, and whether others may refer to it, in order of showing."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        extradata = stream.codec_context.extradata
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        marks = {packet.pts: h264_reference(bytes(packet), extradata) for packet in packets}
+    with av.open(str(path)) as container:
+        return [
+            (PictureType(frame.pict_type).name, marks[frame.pts])
+            for frame in container.decode(video=0)
+        ]
+
+
 def test_b_frames_of_mpeg4_share_the_motion_between_the_others(tmp_path: Path) -> None:
     """FFmpeg gives zeros for them, which would read as no motion."""
     path = write_pan(tmp_path / "b.avi", "mpeg4", options={"bf": "2", "g": "99"})
@@ -120,17 +155,47 @@ def test_vectors_to_one_frame_tell_how_two_others_differ(
     def towards(number: int, other: int) -> NDArray[np.float32]:
         return blocks((0, 0, 128, 64, PLACES[other] - PLACES[number], 0))
 
-    frames = [FrameVectors(0, True, NO_BLOCKS, NO_BLOCKS)]
+    frames = [FrameVectors(0, 0, True, NO_BLOCKS, NO_BLOCKS)]
     for number in (1, 2):
         before = towards(number, 0) if number in past else NO_BLOCKS
         after = towards(number, 3) if number in future else NO_BLOCKS
-        frames.append(FrameVectors(number, False, before, after))
-    frames.append(FrameVectors(3, True, towards(3, 0), NO_BLOCKS))
+        frames.append(FrameVectors(number, number + 1, False, before, after))
+    frames.append(FrameVectors(3, 1, True, towards(3, 0), NO_BLOCKS))
     for number in (0, 2) if set(past).isdisjoint(future) and past and future else (0, 1, 2):
         motion = pair_motion(frames, number, (64, 128))
         assert motion is not None
         expected = PLACES[number + 1] - PLACES[number]
         np.testing.assert_allclose(motion[4:-4, 8:-8, 0], expected, atol=1e-5)
+
+
+Coded = tuple[int, bool, int | None, int | None]
+"""Order, whether others may refer to it, and the numbers of the frames before and after it that
+blocks come from."""
+FIRST, LAST = (0, True, None, None), (1, True, 0, None)
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [
+        (FIRST, (3, False, 0, 2), (2, True, 0, 4), (4, False, 2, 4), LAST),
+        (FIRST, (3, False, None, None), (2, True, 0, 4), (4, False, 2, 4), LAST),
+        (FIRST, (2, True, 0, 4), (4, False, None, 3), (3, True, 1, 4), LAST),
+        (FIRST, (2, True, 0, 3), (3, True, None, 3), LAST),
+    ],
+)
+def test_vectors_lead_to_frames_that_are_decoded_before(coded: tuple[Coded, ...]) -> None:
+    """Even motion, which the vectors to any frame tell once it is known which one that is."""
+    frames = []
+    for number, (order, reference, before, after) in enumerate(coded):
+        sides = [
+            NO_BLOCKS if other is None else blocks((0, 0, 128, 64, 3 * (other - number), 0))
+            for other in (before, after)
+        ]
+        frames.append(FrameVectors(number, order, reference, *sides))
+    for number in range(len(coded) - 1):
+        motion = pair_motion(frames, number, (64, 128))
+        assert motion is not None
+        np.testing.assert_allclose(motion[4:-4, 8:-8, 0], 3, atol=1e-5)
 
 
 def test_motion_is_followed_to_where_it_leads() -> None:
@@ -139,7 +204,7 @@ def test_motion_is_followed_to_where_it_leads() -> None:
     first = [*still, (32.0, 16.0, 16.0, 16.0, -16.0, 0.0)]
     second = [*still, (32.0, 24.0, 16.0, 16.0, 0.0, -8.0)]
     frames = [
-        FrameVectors(number, True, blocks(*rows), NO_BLOCKS)
+        FrameVectors(number, number, True, blocks(*rows), NO_BLOCKS)
         for number, rows in enumerate(([], first, second))
     ]
     motion = motion_between(frames, 0, 2, (64, 96))
@@ -232,7 +297,7 @@ def test_single_blocks_that_came_from_anywhere_go() -> None:
 
 
 def test_nothing_known_is_said() -> None:
-    frames = [FrameVectors(number, True, NO_BLOCKS, NO_BLOCKS) for number in range(4)]
+    frames = [FrameVectors(number, number, True, NO_BLOCKS, NO_BLOCKS) for number in range(4)]
     assert pair_motion(frames, 1, (32, 48)) is None
     assert motion_between(frames, 1, 3, (32, 48)) is None
 

@@ -44,6 +44,7 @@ class VectorReader(VideoReader):
     def __init__(self, path: str | Path, *, threads: int = 1, frames: int | None = None) -> None:
         self._read: list[FrameVectors] = []
         self._shown = 0, 0
+        self._packets = 0  # demuxed so far; never reset, so that it orders frames after a seek too
         super().__init__(path, threads=threads, frames=frames)
 
     def images(self, indices: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -107,12 +108,16 @@ class VectorReader(VideoReader):
         self._codec = codec
 
     def _demux(self) -> Iterator[Packet[VideoStream]]:
-        """Packets that say whether their frame may be referred to, which frames then know too."""
+        """Packets that say whether their frame may be referred to (None: they do not tell) and how
+        many came before. Frames then know it too.
+        """
         extradata = self._stream.codec_context.extradata
         for packet in super()._demux():
-            if self._codec == "h264":
-                # PyAV keeps what a packet carries by its id, so each needs an object of its own.
-                packet.opaque = [h264_reference(bytes(packet), extradata)]
+            h264 = self._codec == "h264"
+            marked = h264_reference(bytes(packet), extradata) if h264 else None
+            # PyAV keeps what a packet carries by its id, so each needs an object of its own.
+            packet.opaque = [marked, self._packets]
+            self._packets += 1
             yield packet
 
     def _vectors(self, number: int, frame: VideoFrame) -> FrameVectors:
@@ -123,10 +128,11 @@ class VectorReader(VideoReader):
                 f"{width}×{height}, so motion vectors do not fit; use another flow than codec"
             )
         both_ways = frame.pict_type == PictureType.B
-        marked = frame.opaque[0] if isinstance(frame.opaque, list) else None
+        carried = frame.opaque
+        marked, order = carried if isinstance(carried, list) else (None, self._packets)
         reference = not both_ways if marked is None else bool(marked)
         if both_ways and self._codec == "mpeg4":  # FFmpeg gives zeros, whatever the motion
-            return FrameVectors(number, reference, NO_BLOCKS, NO_BLOCKS)
+            return FrameVectors(number, order, reference, NO_BLOCKS, NO_BLOCKS)
         turn = Turn.of(frame)
         past, future = (turn.blocks(blocks, height, width) for blocks in read_blocks(frame))
-        return FrameVectors(number, reference, past, future)
+        return FrameVectors(number, order, reference, past, future)

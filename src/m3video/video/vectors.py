@@ -13,8 +13,8 @@ follows, what comes later over what is there; most pairs have all they need in 4
 
 What is approximate:
 
-- The other frame of a vector is taken to be the nearest one that may be referred to, since FFmpeg
-  does not say which one it was. Where it was further off, motion is too large.
+- The other frame of a vector is taken to be the nearest one that may be referred to and is decoded
+  before, since FFmpeg does not say which one it was. Where it was further off, motion is too large.
 - In 1 to 3 motion is taken to be even between the two frames of a vector.
 - Vectors are for blocks of 8 × 8 pixels or more; they are kept for cells of 4 × 4.
 - A median over 5 × 5 cells removes single blocks that an encoder found cheap to copy from anywhere.
@@ -62,6 +62,8 @@ class FrameVectors:
 
     number: int
     """Of the frame in its video."""
+    order: int
+    """Of decoding: a frame can only refer to frames of lower order."""
     reference: bool
     """Other frames may refer to it."""
     past: Floats
@@ -168,32 +170,35 @@ def pair_motion(
     here, there = frames[at], frames[at + 1]
     since, until = _distance(frames, at, -1), _distance(frames, at, 1)
     back, beyond = _distance(frames, at + 1, -1), _distance(frames, at + 1, 1)
-    over = None if until is None else _distance(frames, at + until, -1)
-    next_past = NO_BLOCKS if until is None else frames[at + until].past
+    # The next reference, which for a P-frame is decoded later, so that `until` does not see it.
+    ahead = next((n for n in range(1, len(frames) - at) if frames[at + n].reference), None)
+    over = None if ahead is None else _distance(frames, at + ahead, -1)
+    next_past = NO_BLOCKS if ahead is None else frames[at + ahead].past
     canvas = Canvas(*size)
     if beyond is not None:
         canvas.paint(there.future, 1 / beyond, carried=-1 / beyond)
     if since is not None:
         canvas.paint(here.past, -1 / since)
-    if until is not None and over is not None:
-        canvas.paint(next_past, -1 / over, carried=until / over)
+    if ahead is not None and over is not None:
+        canvas.paint(next_past, -1 / over, carried=ahead / over)
     if until is not None:
         canvas.paint(here.future, 1 / until)
     if back is not None:
         canvas.paint(there.past, -1 / back, carried=1 / back)
-    if not there.reference:
-        ahead = Canvas(*size)
-        if here.reference:
-            ahead.paint(next_past, -1, carried=1)
-        ahead.paint(here.future, 1)
-        canvas.paint_difference(ahead, there.future)
-    if not here.reference:
-        behind = Canvas(*size)
-        behind.paint(here.past, 1)
-        canvas.paint_difference(behind, there.past)
-    if there.reference:
+    if beyond is not None:
+        third = Canvas(*size)
+        if over == ahead == beyond + 1:
+            third.paint(next_past, -1, carried=1)
+        if until == beyond + 1:
+            third.paint(here.future, 1)
+        canvas.paint_difference(third, there.future)
+    if since is not None and back == since + 1:
+        third = Canvas(*size)
+        third.paint(here.past, 1)
+        canvas.paint_difference(third, there.past)
+    if until == 1:
         canvas.paint(here.future, 1)
-    if here.reference:
+    if back == 1:
         canvas.paint(there.past, -1, carried=1)
     return canvas.complete() if canvas.known.any() else None
 
@@ -271,10 +276,10 @@ def _nearest_motion(
 
 
 def _distance(frames: Sequence[FrameVectors], at: int, way: int) -> int | None:
-    """Frames to the nearest one that may be referred to, before (−1) or after (1); None: unseen."""
+    """Frames to the nearest that this one may refer to, before (−1) or after (1); None: unseen."""
     place = at + way
     while 0 <= place < len(frames):
-        if frames[place].reference:
+        if frames[place].reference and frames[place].order < frames[at].order:
             return abs(place - at)
         place += way
     return None
