@@ -34,6 +34,9 @@ _COARSEST = 16  # pixels of the shorter side of the smallest image of the pyrami
 _MOST_STEPS = 16
 _RADIUS = 0.97  # of the spectrum of the Jacobi steps that the factors are made for
 
+_AT_ONCE = 512
+"""Pairs at a time: at 224² some 5 GB."""
+
 
 @dataclass(frozen=True)
 class BatchedFlow:
@@ -56,6 +59,10 @@ class BatchedFlow:
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """uint8 grey [P, H, W] twice → float32 [P, 2, H, W] on the same device."""
+        parts = zip(torch.split(first, _AT_ONCE), torch.split(second, _AT_ONCE), strict=True)
+        return torch.cat([self._estimate(*part) for part in parts])
+
+    def _estimate(self, first: Tensor, second: Tensor) -> Tensor:
         pairs, height, width = first.shape
         frames = torch.stack([first, second]).flatten(0, 1)[:, None].float()
         small = min(height, width) < _SMALL

@@ -11,6 +11,7 @@ On the CPU a compiled path gives the same numbers as the torch operations here.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,9 @@ from m3video.motion.descriptor_kernel import cells_compiled
 from m3video.motion.trajectory import seed_grid
 
 Binning = Literal["soft", "hard"]
+
+_AT_ONCE = 1 << 18
+"""Points that torch's operations look around at a time: with cells of 8 px some 3 GB."""
 
 
 def is_compiled(planes: Tensor, dtype: torch.dtype) -> bool:
@@ -75,6 +79,11 @@ def gradients_at(planes: Tensor, frame: Tensor, points: Tensor, cell: int) -> tu
     return gx, gy
 
 
+def a_part_at_a_time(frame: Tensor, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Points [M, 2] and their frames [M], in parts whose windows fit into memory."""
+    return zip(torch.split(frame, _AT_ONCE), torch.split(points, _AT_ONCE), strict=True)
+
+
 def cell_means(votes: Tensor, cell: int) -> Tensor:
     """Means of votes [..., H, W, bins] over the whole cells → [..., rows, columns, bins]."""
     *lead, height, width, bins = votes.shape
@@ -99,11 +108,11 @@ def cast_votes(
         position = (torch.atan2(y, x) + below * math.pi) * (bins / (2 * math.pi))
     else:
         position = torch.atan2(y, x) * (bins / math.pi) - 0.5
-    lower = position.floor()
-    share = (position - lower)[..., None]
-    first = one_hot(lower.long() % bins, bins)
-    second = one_hot((lower.long() + 1) % bins, bins)
-    return (first * (1 - share) + second * share) * magnitude
+    # a bin's share falls linearly with its distance around the circle: no index is ever looked up,
+    # so that the compiler can do all of this in one pass
+    away = position[..., None] - torch.arange(bins, device=x.device)
+    away = (torch.remainder(away + bins / 2, bins) - bins / 2).abs()
+    return (1 - away).clamp(min=0) * magnitude
 
 
 def windows(images: Tensor, frame: Tensor, points: Tensor, side: int) -> Tensor:

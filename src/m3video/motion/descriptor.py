@@ -17,6 +17,7 @@ from torch import Tensor
 
 from m3video.motion.cells import (
     Binning,
+    a_part_at_a_time,
     at_compiled,
     cast_votes,
     cell_means,
@@ -74,8 +75,11 @@ def hog_at(
     if is_compiled(images, torch.uint8):
         planes = images[..., None]
         return at_compiled(planes, frame, points, cell, bins=bins, signed=False)[:, 0]
-    gx, gy = gradients_at(images, frame, points, cell)
-    return cast_votes(gx, gy, bins, signed=False).mean(dim=(1, 2))
+    parts = [
+        cast_votes(*gradients_at(images, *part, cell), bins, signed=False).mean(dim=(1, 2))
+        for part in a_part_at_a_time(frame, points)
+    ]
+    return torch.cat(parts)
 
 
 def block_normalise(

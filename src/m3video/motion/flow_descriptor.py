@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from m3video.motion.cells import (
+    a_part_at_a_time,
     at_compiled,
     cast_votes,
     cell_means,
@@ -86,8 +87,11 @@ def hof_at(
     if is_compiled(flow, torch.float32):
         how = {"bins": bins, "signed": True, "differentiate": False, "still": still}
         return at_compiled(flow.movedim(-3, -1), frame, points, cell, **how)[:, 0]
-    x, y = (windows(component, frame, points, cell) for component in flow.unbind(1))
-    return _flow_votes(x, y, bins, still).mean(dim=(1, 2))
+    parts = []
+    for part in a_part_at_a_time(frame, points):
+        x, y = (windows(component, *part, cell) for component in flow.unbind(1))
+        parts.append(_flow_votes(x, y, bins, still).mean(dim=(1, 2)))
+    return torch.cat(parts)
 
 
 def mbh_grid(flow: Tensor, *, bins: int = 8, cell: int = 8) -> Tensor:
@@ -126,13 +130,12 @@ def mbh_at(flow: Tensor, frame: Tensor, points: Tensor, *, bins: int = 8, cell: 
     """
     if is_compiled(flow, torch.float32):
         return at_compiled(flow.movedim(-3, -1), frame, points, cell, bins=bins, signed=True)
-    components = [
-        cast_votes(*gradients_at(component, frame, points, cell), bins, signed=True).mean(
-            dim=(1, 2)
-        )
-        for component in flow.unbind(1)
-    ]
-    return torch.stack(components, dim=1)
+    parts = []
+    for part in a_part_at_a_time(frame, points):
+        around = (gradients_at(component, *part, cell) for component in flow.unbind(1))
+        votes = [cast_votes(*each, bins, signed=True).mean(dim=(1, 2)) for each in around]
+        parts.append(torch.stack(votes, dim=1))
+    return torch.cat(parts)
 
 
 def _flow_votes(x: Tensor, y: Tensor, bins: int, still: float) -> Tensor:
