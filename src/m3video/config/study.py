@@ -29,6 +29,12 @@ class StudyFinetune(FinetuneConfig):
     labels: tuple[Annotated[int, Field(ge=1)], ...] = Field((20, 100), min_length=1)
     """Training clips of each class."""
 
+    @model_validator(mode="after")
+    def _labels_are_different(self) -> Self:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels: {list(self.labels)} names a number twice")
+        return self
+
 
 class CellConfig(Config):
     """One line of the comparison."""
@@ -108,6 +114,18 @@ class StudyConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _cells_lie_in_folders_of_their_own(self) -> Self:
+        known: dict[str, str] = {}
+        for name in self.cells:
+            other = known.setdefault(name.casefold(), name)
+            if other != name:
+                raise ValueError(
+                    f"cells.{name}: differs from cell {other} in upper and lower case only, which "
+                    "is the same folder on some systems; rename one"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _measures_fit_the_data(self) -> Self:
         try:
             probe = self.probe_config(Path())
@@ -128,20 +146,29 @@ class StudyConfig(Config):
 
 
 def load_study(path: Path) -> StudyConfig:
-    """Read a study.
+    """Read a study; as `read_study`, without its text."""
+    return read_study(path)[0]
+
+
+def read_study(path: Path) -> tuple[StudyConfig, str]:
+    """Read a study, once, so that what is checked and what is shown are the same.
+
+    Returns:
+        The study, and the text of the file.
 
     Raises:
         ConfigError: not YAML, unknown keys, or values that are not allowed; the line names the
             cell.
     """
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        data = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as a YAML study: {reason}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: not a mapping with name, data and cells, as a study is")
     try:
-        return StudyConfig.model_validate(data)
+        return StudyConfig.model_validate(data), text
     except ValidationError as error:
         raise ConfigError(f"{path}: {one_line(error)}") from error

@@ -102,18 +102,31 @@ def rendered(sources: Sequence[MovingShapes], path: Path, *, workers: int = 0) -
 
     Args:
         sources: of clips of the same shape.
-        path: an .npy file of the frames, mapped into memory. Its name must tell the sets.
+        path: an .npy file of the frames, mapped into memory. Its name must tell the sets; a file
+            of another shape, or one cut short, is rendered anew.
         workers: processes that render.
     """
     count = sum(len(source) for source in sources)
-    if not path.exists():
+    frames = _kept(sources[0], count, path)
+    if frames is None:
         with written_whole(path) as aside:
             _render(sources, count, aside, workers)
+        frames = np.load(path, mmap_mode="r")
     targets = [(s.offset + n) % len(CLASSES) for s in sources for n in range(len(s))]
     textures = [source.texture for source in sources for _ in range(len(source))]
-    return LabelledClips(
-        np.load(path, mmap_mode="r"), np.array(targets, np.int64), CLASSES, tuple(textures)
-    )
+    return LabelledClips(frames, np.array(targets, np.int64), CLASSES, tuple(textures))
+
+
+def _kept(source: MovingShapes, count: int, path: Path) -> NDArray[np.uint8] | None:
+    """The frames of an earlier call, mapped; None where there are none that can be used."""
+    if not path.exists():
+        return None
+    try:
+        frames: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError):  # cut short, or no .npy at all
+        return None
+    shape = (count, len(source.plan.offsets), *source.config.size, 3)
+    return frames if frames.dtype == np.uint8 and frames.shape == shape else None
 
 
 def _render(sources: Sequence[ClipSource], count: int, path: Path, workers: int) -> None:
