@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -12,13 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from m3video.errors import ConfigError, RunFailedError
 from m3video.study import cell, run
+from m3video.study.cell import labelled_sets
+from m3video.study.grid import open_study
 from m3video.study.run import study
 from m3video.train.step import Trainer
-from tests.study.nano import write_nano
+from tests.study.nano import nano, write_nano
 
 DIVERGES = {
     "recipe": "videomae-tiny",
@@ -185,6 +190,99 @@ def test_no_cell_is_begun_that_would_not_end_in_time(
     assert len(study(grid, out=tmp_path / "more", minutes=2)) == 3
     with pytest.raises(ConfigError, match="--jobs 0"):
         study(grid, out=tmp_path / "none", jobs=0)
+    for minutes in (0, -1, math.nan, math.inf):
+        with pytest.raises(ConfigError, match=r"--minutes \S+: more than 0"):
+            study(grid, out=tmp_path / "none", minutes=minutes)
+    assert not (tmp_path / "none").exists()
+
+
+def test_any_error_is_one_cells_failure_and_the_study_file_is_read_once(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(task: Any, **_: object) -> dict[str, Any]:
+        grid.write_text("cells: [")  # as an editor does, halfway through
+        if task.cell == "plain":
+            raise ValueError("x" * 100_000)
+        probe = {"linear": 0.5, "knn": 0.5, "chance": 0.1}
+        return {"kind": task.kind, "probe": probe, "finetune": {}, "seconds": 1.0}
+
+    monkeypatch.setattr(run, "run_cell", broken)
+    monkeypatch.setattr(run, "labelled_sets", lambda *_, **__: None)
+    out = tmp_path / "out"
+    with pytest.raises(RunFailedError, match="1 of 2 cells failed, first plain-s0: ValueError: xx"):
+        study(grid, out=out)
+    failed, finished = rows_in(out)
+    assert len(failed["failed"]) == run.LONGEST_REASON
+    assert finished["probe"]["linear"] == 0.5
+    assert "Traceback" in (out / "logs" / "plain-s0.log").read_text()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_sets_that_cannot_be_rendered_are_the_failure_of_their_cells(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "labelled_sets", full)
+    with pytest.raises(RunFailedError, match=r"2 of 2 cells failed, first plain-s0: OSError: .*No"):
+        study(grid, out=tmp_path / "out")
+
+
+def test_clips_cut_short_are_rendered_anew(whole: Path, tmp_path: Path) -> None:
+    task = open_study(nano(finetune=FINETUNE), tmp_path).tasks[0]
+    shutil.copytree(whole / "cache", tmp_path / "cache")
+    sets = labelled_sets(task.pretrain.clip, task.probe, tmp_path / "cache")
+    path = next((tmp_path / "cache").glob("test-*.npy"))
+    good, time_written = path.read_bytes(), path.stat().st_mtime_ns
+    del sets
+    for bad in (good[:-1000], good[:20], b""):
+        path.write_bytes(bad)
+        labelled_sets(task.pretrain.clip, task.probe, tmp_path / "cache")
+        assert path.read_bytes() == good
+    np.save(path, np.zeros((26, 4, 48, 32, 3), np.uint8))  # as large, of another shape
+    labelled_sets(task.pretrain.clip, task.probe, tmp_path / "cache")
+    assert path.read_bytes() == good
+    os.utime(path, ns=(time_written, time_written))
+    labelled_sets(task.pretrain.clip, task.probe, tmp_path / "cache")
+    assert path.stat().st_mtime_ns == time_written, "what is whole is kept"
+
+
+def test_a_cell_that_is_no_longer_trained_has_no_loss(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out, symlinks=True)
+    (out / "cells" / "plain-s0" / "result.json").unlink()
+    metrics = out / "cells" / "plain-s0" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"time": ', '"time": 9999'))
+    cells = {"plain": {"recipe": "videomae-tiny", "pretrain": False}}
+    grid = write_nano(tmp_path / "nano.yaml", finetune=FINETUNE, cells=cells)
+    (row,) = study(grid, out=out)
+    assert row["loss"] == {}
+    assert row["seconds"] < 9999
+
+
+def test_no_process_outlives_an_error_of_the_study(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_table(*_: object) -> None:
+        raise PermissionError("no table")
+
+    monkeypatch.setattr(run._Book, "ended", no_table)
+    monkeypatch.setattr(run, "_answer", lambda _: "why")
+    monkeypatch.setattr(run, "labelled_sets", lambda *_, **__: None)
+    context = multiprocessing.get_context("spawn")
+
+    def start(task: Any, _: object) -> run._Running:
+        # The first ends at once, and then the table cannot be written; the other would go on.
+        seconds = 0 if task.cell == "plain" else 60
+        process = context.Process(target=time.sleep, args=(seconds,))
+        process.start()
+        return run._Running(task, process, context.Pipe()[0])
+
+    monkeypatch.setattr(run, "_start", start)
+    with pytest.raises(PermissionError, match="no table"):
+        study(grid, out=tmp_path / "out", jobs=2)
+    assert multiprocessing.active_children() == []
 
 
 def test_threads_and_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

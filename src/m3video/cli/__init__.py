@@ -244,7 +244,7 @@ def _study(arguments: list[str]) -> int:
         out: Path,
         jobs: int = 1,
         minutes: float | None = None,
-        only: tuple[str, ...] = (),
+        only: tuple[str, ...] | None = None,
     ) -> dict[str, Any]:
         """Run a grid of pre-trainings, measure each, and write one table and one plot.
 
@@ -255,7 +255,7 @@ def _study(arguments: list[str]) -> int:
             out: folder for the runs, study.json, study.csv, table.md, plot.svg and study.html.
             jobs: cells at a time; each has the cores of the machine divided by this many threads.
             minutes: start no cell that would not end within this time, by those that have ended.
-            only: names of cells; the others are left as they are.
+            only: names of cells, or NAME-sSEED; the others are left as they are.
         """
         return {"path": study, "out": out, "jobs": jobs, "minutes": minutes, "only": only}
 

@@ -82,7 +82,9 @@ def _run(task: Task, workers: int | None) -> dict[str, Any]:
         _pretrain(task, workers)
     elif task.kind == "untrained":
         _fresh_weights(task)
-    metrics = _metrics(task.path / "metrics.jsonl")
+    # A cell that was pre-trained before the study changed has metrics that are not its own now.
+    trained = task.kind == "pretrained"
+    metrics = _metrics(task.path / "metrics.jsonl") if trained else {}
     # A run that was interrupted took the time of all its steps, not that of this call.
     parts["pretrain"] = max(time.perf_counter() - begin, metrics.get("time", 0.0))
     begin = time.perf_counter()

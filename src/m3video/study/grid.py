@@ -11,11 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from m3video.config import CellConfig, PretrainConfig, ProbeConfig, StudyConfig, StudyFinetune
-from m3video.errors import ConfigError
+from m3video.config import (
+    CellConfig,
+    PretrainConfig,
+    ProbeConfig,
+    StudyConfig,
+    StudyFinetune,
+    load_pretrain_config,
+)
+from m3video.errors import CheckpointError, ConfigError, M3VideoError
 from m3video.model.checkpoint import read_json
 from m3video.recipes import merge, recipe_config
-from m3video.train.run import MAY_DIFFER, flatten
+from m3video.train.run import MAY_DIFFER, RunDirectory, flatten
 from m3video.video.moving_shapes import CLASSES
 
 MOVING_SHAPES = "moving-shapes"
@@ -66,8 +73,7 @@ class Task:
 
     def settings(self) -> dict[str, Any]:
         """Everything that its numbers hang on, flat; kept in result.json."""
-        run = flatten(self.pretrain.model_dump(mode="json"))
-        run = {name: value for name, value in run.items() if name not in MAY_DIFFER}
+        run = _run_settings(self.pretrain)
         if self.kind == "untrained":
             run = {name: value for name, value in run.items() if name.startswith(_ENCODER)}
         if self.kind == "metadata":
@@ -97,28 +103,55 @@ class Study:
         """Rendered clips."""
         return self.out / "cache"
 
-    def finished(self) -> dict[str, dict[str, Any]]:
-        """The results of the cells that are finished, by name.
+    def finished(self, chosen: Sequence[Task]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """What is known before anything is run.
+
+        Args:
+            chosen: the tasks that are to be run.
+
+        Returns:
+            The results of the cells that are finished, by name; and why others, which are finished
+            too and not chosen, are of no use.
 
         Raises:
-            ConfigError: one was made with other settings than the study now says.
-            CheckpointError: a result.json is broken.
+            ConfigError: a chosen one was made, or begun, with other settings than the study says.
+            CheckpointError: the result.json of a chosen one is broken.
         """
-        return {task.name: _checked(task) for task in self.tasks if task.result.exists()}
+        results, left_out = {}, []
+        names = {task.name for task in chosen}
+        for task in self.tasks:
+            try:
+                if task.result.exists():
+                    results[task.name] = _checked(task)
+                elif task.name in names:
+                    _check_begun(task)
+            except M3VideoError as error:
+                if task.name in names:
+                    raise
+                left_out.append(str(error))
+        return results, left_out
 
-    def chosen(self, only: Sequence[str]) -> list[Task]:
-        """The tasks of some cells (or NAME-sSEED), all where none is named.
+    def chosen(self, only: Sequence[str] | None = None) -> list[Task]:
+        """The tasks of some cells, or single ones by NAME-sSEED; all of them for None.
+
+        A name that is both is the cell's.
 
         Raises:
-            ConfigError: a name that is none of a cell.
+            ConfigError: no name, or one of no cell.
         """
-        known = {task.cell for task in self.tasks} | {task.name for task in self.tasks}
+        if only is None:
+            return self.tasks
+        cells = ", ".join(self.config.cells)
+        if not only:
+            raise ConfigError(f"--only: names of cells are wanted; there are {cells}")
+        wanted: set[str] = set()
         for name in only:
-            if name not in known:
-                raise ConfigError(
-                    f"--only {name}: no such cell; there are {', '.join(self.config.cells)}"
-                )
-        return [t for t in self.tasks if not only or t.cell in only or t.name in only]
+            found = {task.name for task in self.tasks if task.cell == name}
+            found = found or {task.name for task in self.tasks if task.name == name}
+            if not found:
+                raise ConfigError(f"--only {name}: no such cell; there are {cells}")
+            wanted |= found
+        return [task for task in self.tasks if task.name in wanted]
 
 
 def open_study(config: StudyConfig, out: Path) -> Study:
@@ -143,9 +176,6 @@ def open_study(config: StudyConfig, out: Path) -> Study:
         for name, cell in config.cells.items()
         for seed in cell.seeds or config.seeds
     ]
-    twice = {task.name for task in tasks if [t.name for t in tasks].count(task.name) > 1}
-    if twice:
-        raise ConfigError(f"two cells would both lie in cells/{sorted(twice)[0]}: rename one")
     return Study(config, out, tasks)
 
 
@@ -169,17 +199,58 @@ def _task(config: StudyConfig, name: str, cell: CellConfig, seed: int, out: Path
     )
 
 
-def _checked(task: Task) -> dict[str, Any]:
-    """The result of a finished task, if it is one of these settings.
+def read_result(path: Path) -> dict[str, Any]:
+    """The result.json of a cell.
 
-    A setting that only one side knows (another version wrote the other) is not compared.
+    Raises:
+        CheckpointError: broken, or something else.
     """
-    result: dict[str, Any] = read_json(task.result)
-    before, now = result.get("settings", {}), task.settings()
+    again = f"remove {path.parent} to run the cell again"
+    try:
+        result = read_json(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {again}") from error
+    found: dict[str, Any] = result if isinstance(result, dict) else {}
+    maps = all(isinstance(found.get(name), dict) for name in ("settings", "probe"))
+    if not maps or not isinstance(found.get("seconds"), int | float):
+        raise CheckpointError(f"{path}: not a result with settings, probe and seconds; {again}")
+    return found
+
+
+def _checked(task: Task) -> dict[str, Any]:
+    """The result of a finished task, if it is one of these settings."""
+    result = read_result(task.result)
+    _compare(task, "finished", result["settings"], task.settings())
+    return result
+
+
+def _check_begun(task: Task) -> None:
+    """Refuse to go on with a pre-training of other settings, before anything is run."""
+    run = RunDirectory(task.path)
+    if task.kind != "pretrained" or not task.path.exists():
+        return
+    if not run.config.exists():
+        if any(task.path.iterdir()):
+            raise ConfigError(
+                f"cell {task.name}: {task.path} holds no pre-training (no config.yaml): remove it "
+                "to run the cell again, or use another --out"
+            )
+        return
+    before = _run_settings(load_pretrain_config(run.config))
+    _compare(task, "begun", before, _run_settings(task.pretrain))
+
+
+def _run_settings(config: PretrainConfig) -> dict[str, Any]:
+    """What a pre-training computes hangs on these, flat."""
+    run = flatten(config.model_dump(mode="json"))
+    return {name: value for name, value in run.items() if name not in MAY_DIFFER}
+
+
+def _compare(task: Task, state: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A setting that only one side knows (another version wrote the other) is not compared."""
     for name, value in now.items():
         if name in before and before[name] != value:
             raise ConfigError(
-                f"cell {task.name} is finished, with {name} {before[name]!r}, and the study says "
+                f"cell {task.name} is {state}, with {name} {before[name]!r}, and the study says "
                 f"{value!r}: remove {task.path} to run it again, or use another --out"
             )
-    return result

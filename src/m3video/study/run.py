@@ -9,27 +9,29 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
-from m3video.config import load_study
+from m3video.config.study import read_study
 from m3video.errors import ConfigError, M3VideoError, RunFailedError
-from m3video.model.checkpoint import read_json, write_whole
+from m3video.model.checkpoint import write_whole
 from m3video.study.cell import labelled_sets, run_cell
-from m3video.study.grid import Study, Task, open_study
+from m3video.study.grid import Study, Task, open_study, read_result
 from m3video.study.table import row_of, unfinished_rows, write_study
 
 _IGNORED = ("checkpoints/", "last", "model/", "tensorboard/", "report.html", "metrics.jsonl")
@@ -37,6 +39,9 @@ GITIGNORE = "\n".join((*_IGNORED, "cache/", "logs/", ".*.partial", ".*.old", "")
 """What a study's folder keeps out of git: all that is heavy."""
 
 Failure = str
+T = TypeVar("T")
+LONGEST_REASON = 2000
+"""Characters of a failure: more than anyone reads, and less than a pipe holds."""
 
 
 def study(
@@ -45,7 +50,7 @@ def study(
     out: Path,
     jobs: int = 1,
     minutes: float | None = None,
-    only: Sequence[str] = (),
+    only: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the cells of a study that are not finished, and write what all of them say.
 
@@ -54,7 +59,7 @@ def study(
         out: its folder: cells/, study.json, study.csv, table.md, plot.svg, study.html.
         jobs: cells at a time; each has the machine's cores divided by this many threads.
         minutes: start no cell that would not end within this time, by the mean of those finished.
-        only: names of cells; the others are left as they are.
+        only: names of cells, or NAME-sSEED; the others are left as they are. None: all.
 
     Returns:
         The rows of study.json.
@@ -64,21 +69,26 @@ def study(
         RunFailedError: a cell failed; all others were run.
         KeyboardInterrupt: Ctrl-C; the cells under way are saved.
     """
-    config = load_study(path)
+    config, source = read_study(path)
     if jobs < 1:
         raise ConfigError(f"--jobs {jobs}: at least 1 cell at a time")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ConfigError(f"--minutes {minutes:g}: more than 0; leave it out for no end")
     grid = open_study(config, out)
-    finished = grid.finished()
-    todo = [task for task in grid.chosen(only) if task.name not in finished]
+    chosen = grid.chosen(only)
+    finished, left_out = grid.finished(chosen)
+    todo = [task for task in chosen if task.name not in finished]
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / ".gitignore", GITIGNORE.encode())
-    book = _Book(grid, path, finished, unfinished_rows(out, grid))
+    book = _Book(grid, source, finished, unfinished_rows(out, grid))
+    for reason in left_out:
+        book.say(f"left out of the table: {reason}")
     book.write()
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    if todo:
-        _render_sets(grid, todo, jobs)
+    ready = _render_sets(todo, book, jobs)
+    if ready:
         runner = _run_here if jobs == 1 else _run_apart
-        runner(todo, book, _Share.of(jobs), deadline)
+        runner(ready, book, _Share.of(jobs), deadline)
     left = [task for task in todo if task.name not in book.tried]
     if left:
         book.say(f"{len(left)} cells are left for later: {', '.join(t.name for t in left)}")
@@ -112,11 +122,11 @@ class _Book:
     def __init__(
         self,
         grid: Study,
-        path: Path,
+        source: str,
         results: dict[str, dict[str, Any]],
         failed: dict[str, Failure],
     ) -> None:
-        self.grid, self.path = grid, path
+        self.grid, self.source = grid, source
         self.results, self.failed = results, failed
         self.tried: set[str] = set()
         self.console = Console(stderr=True)
@@ -139,7 +149,8 @@ class _Book:
             self.results[task.name] = result
             probe = result["probe"]
             words = [f"linear probe {probe['linear']:.1%}", f"k-NN {probe['knn']:.1%}"]
-            words += [f"tuned on {n} a class {x:.1%}" for n, x in result["finetune"].items()]
+            tuned = result.get("finetune", {})
+            words += [f"tuned on {n} a class {x:.1%}" for n, x in tuned.items()]
             self.say(f"{task.name}: {', '.join(words)}; {result['seconds']:.0f} s")
         self.write()
 
@@ -151,29 +162,60 @@ class _Book:
         ]
 
     def write(self) -> None:
-        write_study(self.grid, self.rows(), self.path.read_text("utf-8"))
+        write_study(self.grid, self.rows(), self.source)
 
     def fits(self, task: Task, deadline: float | None) -> bool:
         """Whether a cell would end in time, by the mean of the finished ones of its kind."""
         if deadline is None:
             return True
-        times = [r["seconds"] for r in self.results.values() if r["kind"] == task.kind]
+        times = [r["seconds"] for r in self.results.values() if r.get("kind") == task.kind]
         return time.monotonic() + (fmean(times) if times else 0.0) < deadline
 
 
-def _render_sets(grid: Study, tasks: Sequence[Task], jobs: int) -> None:
-    """Render what several cells are probed on before any of them asks for it."""
+def _render_sets(tasks: Sequence[Task], book: _Book, jobs: int) -> list[Task]:
+    """Render what several cells are probed on before any of them asks for it.
+
+    Returns:
+        The tasks whose sets are there; the others have failed.
+    """
+    ready = []
     for task in tasks:
-        if task.cache is not None:
-            labelled_sets(task.pretrain.clip, task.probe, task.cache, workers=jobs - 1)
+        ended = _attempt(task, lambda: _render(task, jobs - 1))  # noqa: B023
+        if isinstance(ended, str):
+            book.tried.add(task.name)
+            book.ended(task, ended)
+        else:
+            ready.append(task)
+    return ready
 
 
-def _attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any] | Failure:
-    """A result, or the reason of a failure in one line; Ctrl-C passes."""
+def _render(task: Task, workers: int) -> None:
+    if task.cache is not None:
+        labelled_sets(task.pretrain.clip, task.probe, task.cache, workers=workers)
+
+
+def _attempt(task: Task, work: Callable[[], T]) -> T | Failure:
+    """A result, or the reason of a failure in one line; Ctrl-C passes.
+
+    One cell's failure, whatever it is, must not cost the others: its traceback goes to its log.
+    """
     try:
         return work()
-    except (M3VideoError, RuntimeError, OSError, MemoryError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:
+        log = _log(task)
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exc(file=file)
+        words = " ".join(str(error).split())
+        if not isinstance(error, M3VideoError):  # whose messages are written to be read alone
+            words = f"{type(error).__name__}: {words}" if words else type(error).__name__
+        return words[:LONGEST_REASON]
+
+
+def _log(task: Task) -> Path:
+    """DIR/logs/NAME.log, beside DIR/cells/NAME; its folder is made."""
+    log = task.path.parent.parent / "logs" / f"{task.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log
 
 
 def _run_here(tasks: Sequence[Task], book: _Book, share: _Share, deadline: float | None) -> None:
@@ -183,7 +225,10 @@ def _run_here(tasks: Sequence[Task], book: _Book, share: _Share, deadline: float
         book.started(task)
         book.ended(
             task,
-            _attempt(lambda: run_cell(task, threads=share.threads, workers=share.workers)),  # noqa: B023
+            _attempt(
+                task,
+                lambda: run_cell(task, threads=share.threads, workers=share.workers),  # noqa: B023
+            ),
         )
 
 
@@ -201,23 +246,23 @@ def _run_apart(tasks: Sequence[Task], book: _Book, share: _Share, deadline: floa
             while waiting and len(running) < share.jobs:
                 task = waiting.pop(0)
                 if book.fits(task, deadline):
-                    running.append(_start(task, book.grid.out, share))
+                    running.append(_start(task, share))
                     book.started(task)
             ready = wait([one.process.sentinel for one in running]) if running else []
             for one in [one for one in running if one.process.sentinel in ready]:
                 running.remove(one)
                 book.ended(one.task, _answer(one))
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C, or a table that cannot be written: no cell goes on unseen
         _stop(running)
         raise
 
 
-def _start(task: Task, out: Path, share: _Share) -> _Running:
+def _start(task: Task, share: _Share) -> _Running:
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
-    log = out / "logs" / f"{task.name}.log"
-    log.parent.mkdir(exist_ok=True)
-    process = context.Process(target=_child, args=(task, share, log, sending), name=task.name)
+    process = context.Process(
+        target=_child, args=(task, share, _log(task), sending), name=task.name
+    )
     process.start()
     sending.close()
     return _Running(task, process, receiving)
@@ -231,7 +276,7 @@ def _child(task: Task, share: _Share, log: Path, answer: Connection) -> None:
         os.dup2(file.fileno(), 2)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        ended = _attempt(lambda: run_cell(task, threads=share.threads, workers=share.workers))
+        ended = _attempt(task, lambda: run_cell(task, threads=share.threads, workers=share.workers))
         if isinstance(ended, str):
             answer.send(ended)
     except KeyboardInterrupt:
@@ -249,8 +294,7 @@ def _end_with_parent() -> None:
 def _answer(one: _Running) -> dict[str, Any] | Failure:
     one.process.join()
     if one.task.result.exists():
-        found: dict[str, Any] = read_json(one.task.result)
-        return found
+        return _attempt(one.task, lambda: read_result(one.task.result))
     with contextlib.suppress(EOFError):  # the process ended without a word
         return str(one.answer.recv())
     code = one.process.exitcode or 0
