@@ -293,13 +293,21 @@ def test_threads_and_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
+# A shell's background job, and all that it starts, ignores Ctrl-C unless it is told not to.
+HEEDING = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from m3video.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
 @pytest.mark.slow
 def test_ctrl_c_saves_the_cells_of_all_processes(tmp_path: Path) -> None:
     train = {"steps": 4000, "checkpoint_every": 4000}
     cells = {"a": {"recipe": "videomae-tiny"}, "b": {"recipe": "videomae-tiny"}}
     grid = write_nano(tmp_path / "nano.yaml", cells=cells, base={"train": train})
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "m3video", "study", str(grid), "--out", str(out), "--jobs=2"]
+    verb = ["study", str(grid), "--out", str(out), "--jobs=2"]
+    command = [sys.executable, "-c", HEEDING, *verb]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
     metrics = [out / "cells" / f"{name}-s0" / "metrics.jsonl" for name in cells]
     until = time.monotonic() + 120

@@ -25,7 +25,10 @@ for (const clip of document.querySelectorAll(".clip")) {
     slider.value = (1000 * first.currentTime) / first.duration;
     for (const film of films) {
       const apart = Math.abs(film.currentTime - first.currentTime);
-      if (apart > 0.09 && apart < first.duration - 0.3) film.currentTime = first.currentTime;
+      // Browsers pause films that are out of sight; to seek those would keep them from loading.
+      if (!film.paused && apart > 0.09 && apart < first.duration - 0.3) {
+        film.currentTime = first.currentTime;
+      }
     }
   });
   controls.hidden = false;
