@@ -8,8 +8,9 @@ import torch
 
 from m3video.config import FinetuneConfig
 from m3video.errors import DivergedError
+from m3video.model.classifier import Classifier
 from m3video.model.vit import VisionTransformer
-from m3video.train.finetune import Classifier, _batches, finetune, layer_groups, predict
+from m3video.train.finetune import _batches, finetune, layer_groups, predict
 from m3video.train.labelled import LabelledClips
 from m3video.video.augment import normalise
 
@@ -60,12 +61,12 @@ def test_one_seed_is_one_result_and_another_is_another() -> None:
 
 
 def test_layers_learn_the_slower_the_deeper_they_lie() -> None:
-    model = Classifier(encoder(), 2)
+    model = Classifier(encoder(), ("right", "left"))
     groups = layer_groups(model, config(layer_decay=0.5, weight_decay=0.1))
     scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert len(scale) == sum(1 for _ in model.parameters()), "every weight is in one group"
-    assert scale[id(model.head.weight)] == scale[id(model.encoder.norm.bias)] == 1
+    assert scale[id(model.head.weight)] == scale[id(model.norm.bias)] == 1
     blocks = [scale[id(block.mlp.fc1.weight)] for block in model.encoder.blocks]  # type: ignore[union-attr]
     assert blocks == [0.125, 0.25, 0.5]
     assert scale[id(model.encoder.patch_embed.weight)] == 0.0625
@@ -97,7 +98,7 @@ def test_batches_pass_over_all_clips_before_any_comes_again() -> None:
 
 
 def test_predictions_are_the_models_largest_logit() -> None:
-    clips, model = moving_bars(7, 0), Classifier(encoder(), 3).eval()
+    clips, model = moving_bars(7, 0), Classifier(encoder(), ("a", "b", "c")).eval()
     torch.nn.init.normal_(model.head.weight)
     logits = model(normalise(torch.from_numpy(clips.frames)))
     assert predict(model, clips, batch=3).tolist() == logits.argmax(1).tolist()

@@ -172,7 +172,7 @@ class VisionTransformer(nn.Module):
         positions = sine_cosine_positions(self.clip.token_count, width)
         self.register_buffer("positions", positions, persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, norm_eps) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=norm_eps) if final_norm else nn.Identity()
+        self.norm: nn.Module = nn.LayerNorm(width, eps=norm_eps) if final_norm else nn.Identity()
         self.apply(initialise)
 
     def forward(
@@ -199,6 +199,14 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return cast(Tensor, self.norm(x))
+
+    def take_norm(self) -> nn.LayerNorm:
+        """Give up the last norm, with its weights; a fresh one where the encoder has none."""
+        norm, self.norm = self.norm, nn.Identity()
+        if isinstance(norm, nn.LayerNorm):
+            self.architecture["final_norm"] = False
+            return norm
+        return nn.LayerNorm(self.width, eps=float(self.architecture["norm_eps"]))
 
     def _patches(self, clip: Tensor, visible: Tensor | None) -> Tensor:
         """[B, 3, T, H, W] -> [B, N_visible, 3·tubelet·patch²], in (channel, time, row, column)

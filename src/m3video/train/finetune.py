@@ -1,7 +1,5 @@
 """Fine-tuning: a classifier on top of the encoder, and all weights trained on labels.
 
-- The classifier is that of VideoMAE (arXiv 2203.12602, appendix): the mean of all tokens, a
-  LayerNorm, one linear layer.
 - Blocks learn the slower the farther they are from the classifier (layer-wise decay, arXiv
   2106.08254), so that what was pre-trained is kept where it is most general.
 """
@@ -9,33 +7,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from m3video.config import FinetuneConfig
 from m3video.errors import DivergedError
+from m3video.model.classifier import Classifier
 from m3video.model.vit import VisionTransformer
 from m3video.train.labelled import LabelledClips
 from m3video.train.optim import REFERENCE_BATCH, Schedule, parameter_groups
 from m3video.video.augment import normalise
-
-
-class Classifier(nn.Module):
-    """Clip -> logits: encoder, mean over tokens, LayerNorm, linear layer that starts at zero."""
-
-    def __init__(self, encoder: VisionTransformer, classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.norm = nn.LayerNorm(encoder.width)
-        self.head = nn.Linear(encoder.width, classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """[B, 3, T, H, W] -> [B, C]."""
-        return cast(Tensor, self.head(self.norm(self.encoder(clip).mean(1))))
 
 
 def finetune(
@@ -49,7 +32,7 @@ def finetune(
     """Train an encoder on labelled clips, all its weights, and test it once, at the end.
 
     Args:
-        encoder: its weights are changed.
+        encoder: becomes a part of the classifier; its weights are changed.
         train: clips to learn from; every pass is in another order.
         test: clips to be right about.
         config: how to train.
@@ -62,7 +45,7 @@ def finetune(
     Raises:
         DivergedError: the loss is not finite.
     """
-    model = Classifier(encoder, len(train.labels)).to(device).train()
+    model = Classifier(encoder, train.labels).to(device).train()
     groups = layer_groups(model, config)
     optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=True)
     schedule = Schedule(
@@ -99,11 +82,11 @@ def finetune(
 def layer_groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, Any]]:
     """AdamW's groups: matrices, which decay, and others, of each layer.
 
-    `lr_scale` is layer_decay to the power of the layers above: 0 for the classifier (and the
-    encoder's last norm), 1 for the last block, depth + 1 for the patch embedding.
+    `lr_scale` is layer_decay to the power of the layers above: 0 for norm and head, 1 for the last
+    block, depth + 1 for the patch embedding.
     """
     encoder = model.encoder
-    top = nn.ModuleList([encoder.norm, model.norm, model.head])
+    top = nn.ModuleList([model.norm, model.head])
     layers: list[nn.Module] = [top, *reversed(encoder.blocks), encoder.patch_embed]
     groups: list[dict[str, Any]] = []
     for above, layer in enumerate(layers):
