@@ -1,6 +1,7 @@
 from .config import PretrainConfig as PretrainConfig
 from .config import ProbeConfig as ProbeConfig
 from .errors import M3VideoError as M3VideoError
+from .model.checkpoint import load_classifier as load_classifier
 from .model.checkpoint import load_encoder as load_encoder
 from .motion.trajectory import Tracks as Tracks
 from .motion.trajectory import track as track

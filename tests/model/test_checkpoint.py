@@ -18,7 +18,14 @@ from safetensors.torch import load_file, save_file
 
 from m3video.config import ClipConfig
 from m3video.errors import CheckpointError
-from m3video.model import VisionTransformer, load_encoder, save_encoder
+from m3video.model import (
+    Classifier,
+    VisionTransformer,
+    load_classifier,
+    load_encoder,
+    load_model,
+    save_model,
+)
 from m3video.model.checkpoint import (
     load_weights,
     read_json,
@@ -53,14 +60,14 @@ def encoder(width: int = 24, *, final_norm: bool = True) -> VisionTransformer:
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
-    save_encoder(encoder(), tmp_path / "run" / "model", CLIP)
+    save_model(encoder(), tmp_path / "run" / "model", CLIP)
     return tmp_path / "run" / "model"
 
 
 @pytest.mark.parametrize("final_norm", [True, False])
 def test_an_encoder_comes_back_as_it_was(tmp_path: Path, final_norm: bool) -> None:
     saved = encoder(final_norm=final_norm)
-    save_encoder(saved, tmp_path / "run" / "model", CLIP)
+    save_model(saved, tmp_path / "run" / "model", CLIP)
     clip = torch.randn(1, 3, 4, 16, 24, generator=torch.Generator().manual_seed(0))
     for path in (tmp_path / "run", tmp_path / "run" / "model", str(tmp_path / "run")):
         loaded = load_encoder(path)
@@ -68,6 +75,45 @@ def test_an_encoder_comes_back_as_it_was(tmp_path: Path, final_norm: bool) -> No
         assert loaded.clip == CLIP
         assert loaded.architecture == saved.architecture
         assert torch.equal(loaded(clip), saved(clip))
+
+
+def classifier(labels: tuple[str, ...] = ("jump", "fall", "été")) -> Classifier:
+    model = Classifier(encoder(), labels)
+    torch.nn.init.normal_(model.head.weight)
+    return model.eval()
+
+
+def test_a_classifier_comes_back_with_the_names_of_its_classes(tmp_path: Path) -> None:
+    saved = classifier()
+    save_model(saved, tmp_path / "model", saved.encoder.clip)
+    loaded = load_classifier(tmp_path)
+    assert loaded.labels == ("jump", "fall", "été")
+    assert not loaded.training
+    clip = torch.randn(2, 3, *(loaded.encoder.clip.frames, *loaded.encoder.clip.size))
+    assert torch.equal(loaded(clip), saved(clip))
+
+
+def test_the_encoder_of_a_classifier_can_be_had_alone(tmp_path: Path) -> None:
+    saved = classifier()
+    save_model(saved, tmp_path, saved.encoder.clip)
+    loaded = load_encoder(tmp_path)
+    clip = torch.randn(1, 3, *(loaded.clip.frames, *loaded.clip.size))
+    assert torch.equal(loaded(clip), saved.encoder(clip))
+
+
+def test_an_encoder_is_no_classifier(model_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="without classes; fine-tune it first"):
+        load_classifier(model_folder)
+
+
+@pytest.mark.parametrize("labels", [[], ["a", "a"], "ab", [1, 2], {"a": 1}])
+def test_labels_that_are_no_names_are_refused(tmp_path: Path, labels: object) -> None:
+    saved = classifier()
+    save_model(saved, tmp_path, saved.encoder.clip)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "labels": labels}))
+    with pytest.raises(CheckpointError, match=r"config\.json: labels: different names"):
+        load_model(tmp_path)
 
 
 def test_loading_draws_no_random_numbers(model_folder: Path) -> None:
@@ -216,7 +262,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_directory_is_replaced_as_a_whole(tmp_path: Path, model_folder: Path) -> None:
     (model_folder / "old.txt").write_text("from before")
-    save_encoder(encoder(width=48), model_folder, CLIP)
+    save_model(encoder(width=48), model_folder, CLIP)
     assert names(model_folder) == ["config.json", "model.safetensors"]
     assert names(model_folder.parent) == ["model"]
     assert load_encoder(model_folder).width == 48
@@ -237,7 +283,7 @@ def test_what_a_killed_writer_leaves_is_not_seen_and_is_cleared(
     assert killed.returncode == -signal.SIGKILL
     assert load_encoder(model_folder).width == 24
     assert len(names(model_folder.parent)) == 2
-    save_encoder(encoder(width=48), model_folder, CLIP)
+    save_model(encoder(width=48), model_folder, CLIP)
     assert names(model_folder.parent) == ["model"]
     assert names(model_folder) == ["config.json", "model.safetensors"]
     assert load_encoder(model_folder).width == 48
@@ -256,7 +302,7 @@ def test_newer_weights_of_the_same_model_replace_one_file(model_folder: Path) ->
     before = model_folder.stat().st_ino
     newer = encoder()
     torch.nn.init.ones_(newer.patch_embed.bias)
-    save_encoder(newer, model_folder, CLIP)
+    save_model(newer, model_folder, CLIP)
     assert model_folder.stat().st_ino == before
     assert torch.equal(load_encoder(model_folder).patch_embed.bias, newer.patch_embed.bias)
 
@@ -272,10 +318,10 @@ def test_a_model_never_takes_the_place_of_something_else(tmp_path: Path) -> None
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     with pytest.raises(CheckpointError, match="photos: not empty and no model"):
-        save_encoder(encoder(), tmp_path / "photos", CLIP)
+        save_model(encoder(), tmp_path / "photos", CLIP)
     assert names(tmp_path / "photos") == ["cat.jpg"]
     (tmp_path / "empty").mkdir()
-    save_encoder(encoder(), tmp_path / "empty", CLIP)
+    save_model(encoder(), tmp_path / "empty", CLIP)
     assert load_encoder(tmp_path / "empty").width == 24
 
 

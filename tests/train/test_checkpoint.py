@@ -10,7 +10,7 @@ from torch import nn
 
 from m3video.config import TrainConfig
 from m3video.errors import CheckpointError
-from m3video.model.checkpoint import save_encoder
+from m3video.model.checkpoint import save_model
 from m3video.model.masked_autoencoder import MaskedAutoencoder, build_model
 from m3video.train import checkpoint
 from m3video.train.checkpoint import (
@@ -142,7 +142,7 @@ def test_init_from_a_run_takes_what_fits(tmp_path: Path) -> None:
 def test_init_from_a_model_directory_takes_the_encoder(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     source = build(tmp_path)
-    save_encoder(source.encoder, tmp_path / "model", config.clip)
+    save_model(source.encoder, tmp_path / "model", config.clip)
     for path in (tmp_path, tmp_path / "model"):
         model = build(tmp_path)
         left = load_init(model, path)
@@ -152,7 +152,7 @@ def test_init_from_a_model_directory_takes_the_encoder(tmp_path: Path) -> None:
 
 def test_init_refuses_another_encoder_and_an_empty_place(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
-    save_encoder(build(tmp_path).encoder, tmp_path / "model", config.clip)
+    save_model(build(tmp_path).encoder, tmp_path / "model", config.clip)
     larger = build(tmp_path, model={"size": "ti"})
     with pytest.raises(CheckpointError, match=r"--init .*: encoder\.\S+ is \[.*\] there and \["):
         load_init(larger, tmp_path)

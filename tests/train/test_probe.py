@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from m3video.config import ClipConfig, ProbeConfig
 from m3video.errors import ConfigError
-from m3video.model.checkpoint import save_encoder
+from m3video.model.checkpoint import save_model
 from m3video.model.vit import VisionTransformer
 from m3video.train.evaluate import (
     LinearChoice,
@@ -156,7 +156,7 @@ def small_encoder() -> VisionTransformer:
 
 
 def test_untrained_is_another_encoder_of_the_same_kind(tmp_path: Path) -> None:
-    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    save_model(small_encoder(), tmp_path / "model", CLIP)
     settings = {
         "init": tmp_path / "model",
         "data": "moving-shapes",
@@ -172,7 +172,7 @@ def test_untrained_is_another_encoder_of_the_same_kind(tmp_path: Path) -> None:
 
 
 def test_moving_shapes_are_tested_on_noise_and_on_photographs(tmp_path: Path) -> None:
-    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    save_model(small_encoder(), tmp_path / "model", CLIP)
     sizes = {"init": tmp_path / "model", "data": "moving-shapes", "train_clips": 26, "epochs": 2}
     both = probe(config(**sizes, test_clips=27))
     parts = both["by_texture"]
@@ -198,14 +198,14 @@ def test_metadata_that_tells_the_label_is_found_out(labelled: Path, tmp_path: Pa
 
 
 def test_videos_without_labels_are_refused(tmp_path: Path, made_clip: Path) -> None:
-    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    save_model(small_encoder(), tmp_path / "model", CLIP)
     (tmp_path / "videos.csv").write_text(f"path\n{made_clip}\n")
     with pytest.raises(ConfigError, match="two or more labels"):
         probe(config(init=tmp_path / "model", data=str(tmp_path / "videos.csv")))
 
 
 def test_out_that_is_a_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
-    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    save_model(small_encoder(), tmp_path / "model", CLIP)
     with pytest.raises(ConfigError, match="is a folder; give the name of a JSON file"):
         probe(config(init=tmp_path / "model", data="moving-shapes", out=tmp_path / "model"))
     assert len(list((tmp_path / "model").iterdir())) == 2
@@ -214,7 +214,7 @@ def test_out_that_is_a_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
 @pytest.fixture
 def labelled(tmp_path: Path, made_clip: Path) -> Path:
     """A CSV of eight videos of two labels in four scenes; the file named first is broken."""
-    save_encoder(small_encoder(), tmp_path / "model", CLIP)
+    save_model(small_encoder(), tmp_path / "model", CLIP)
     lines = ["path,label,scene,split"]
     for number in range(8):
         path = tmp_path / f"{number}.mp4"

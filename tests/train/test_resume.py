@@ -34,7 +34,7 @@ WEAK_POINTS: list[Kill] = [
     ("m3video.train.checkpoint:write_json", 2),  # weights written, counters not
     ("m3video.train.checkpoint:_point", 2),  # whole, but `last` is the one before
     ("m3video.train.checkpoint:shutil.rmtree", 1),  # `last` moved, the old one still there
-    ("m3video.train.pretrain:save_encoder", 2),  # checkpoint saved, encoder not
+    ("m3video.train.pretrain:save_model", 2),  # checkpoint saved, encoder not
 ]
 
 

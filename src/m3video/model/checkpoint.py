@@ -1,7 +1,8 @@
 """Weights on disk: safetensors and JSON, never pickle; every file whole or not at all.
 
 A model directory holds `model.safetensors` and `config.json` (architecture, clip, normalisation,
-version). It is what `save_encoder` writes and `load_encoder` reads.
+labels of a classifier, version). It is what `save_model` writes, and `load_encoder` and
+`load_classifier` read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from m3video.config import ClipConfig, one_line
 from m3video.errors import CheckpointError, ConfigError
+from m3video.model.classifier import Classifier
 from m3video.model.vit import VisionTransformer
 from m3video.video.augment import MEAN, STD
 
@@ -162,17 +164,18 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str |
     module.load_state_dict(dict(tensors))
 
 
-def save_encoder(encoder: VisionTransformer, folder: Path, clip: ClipConfig) -> None:
+def save_model(model: VisionTransformer | Classifier, folder: Path, clip: ClipConfig) -> None:
     """Write a model directory, whole or not at all, in place of one that is there.
 
     Args:
-        encoder: The weights, on any device.
+        model: An encoder or a classifier, on any device.
         folder: Directory to write.
         clip: The clips that it was trained on.
 
     Raises:
         CheckpointError: the folder holds something that is no model.
     """
+    encoder = model.encoder if isinstance(model, Classifier) else model
     config = {
         "m3video": version("m3video"),
         "architecture": encoder.architecture,
@@ -180,32 +183,77 @@ def save_encoder(encoder: VisionTransformer, folder: Path, clip: ClipConfig) -> 
         "mean": list(MEAN),
         "std": list(STD),
     }
+    if isinstance(model, Classifier):
+        config["labels"] = list(model.labels)
     if (folder / CONFIG).is_file() and read_json(folder / CONFIG) == config:
         # The same model with newer weights: replacing one file is an instant, a directory is not.
-        write_tensors(folder / WEIGHTS, encoder.state_dict())
+        write_tensors(folder / WEIGHTS, model.state_dict())
         return
     if folder.is_dir() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
         raise CheckpointError(f"{folder}: not empty and no model; choose another folder")
     with written_whole(folder) as aside:
         aside.mkdir()
-        write_tensors(aside / WEIGHTS, encoder.state_dict())
+        write_tensors(aside / WEIGHTS, model.state_dict())
         write_json(aside / CONFIG, config)
 
 
-def load_encoder(path: str | Path) -> VisionTransformer:
-    """Read the encoder of a run directory or a model directory, ready to use.
+def load_model(path: str | Path) -> VisionTransformer | Classifier:
+    """Read the model of a run directory or a model directory, whichever it is, ready to use.
 
     Returns:
-        The encoder in evaluation mode, on the CPU. Its `clip` says what input it wants; normalise
-        frames with `m3video.video.augment.normalise`.
+        The encoder, or the classifier with its `labels`, in evaluation mode, on the CPU. The
+        encoder's `clip` says what input it wants; normalise frames with
+        `m3video.video.augment.normalise`.
 
     Raises:
         CheckpointError: there is no model, or it is broken or of another kind.
     """
     folder = _model_folder(Path(path))
-    encoder = _build(folder / CONFIG)
-    load_weights(encoder, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-    return encoder.eval()
+    config = read_json(folder / CONFIG)
+    encoder = _build(config, folder / CONFIG)
+    labels = config.get("labels")
+    model = encoder if labels is None else _classifier(encoder, labels, folder / CONFIG)
+    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    return model.eval()
+
+
+def load_encoder(path: str | Path) -> VisionTransformer:
+    """Read the encoder of a run directory or a model directory; that of a classifier, too.
+
+    Returns:
+        As `load_model`. The encoder of a classifier has no last norm.
+
+    Raises:
+        CheckpointError: there is no model, or it is broken or of another kind.
+    """
+    model = load_model(path)
+    return model.encoder if isinstance(model, Classifier) else model
+
+
+def load_classifier(path: str | Path) -> Classifier:
+    """Read the classifier of a run directory or a model directory.
+
+    Raises:
+        CheckpointError: as `load_model`, or it is an encoder without classes.
+    """
+    model = load_model(path)
+    if not isinstance(model, Classifier):
+        raise CheckpointError(
+            f"{path}: an encoder without classes; fine-tune it first with m3video finetune"
+        )
+    return model
+
+
+def _classifier(encoder: VisionTransformer, labels: object, source: Path) -> Classifier:
+    if not (
+        isinstance(labels, list)
+        and labels
+        and all(isinstance(label, str) for label in labels)
+        and len(set(labels)) == len(labels)
+    ):
+        raise CheckpointError(f"{source}: labels: different names in a list are wanted")
+    with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
+        return Classifier(encoder, tuple(labels))
 
 
 def _model_folder(path: Path) -> Path:
@@ -225,8 +273,7 @@ def _model_folder(path: Path) -> Path:
     )
 
 
-def _build(path: Path) -> VisionTransformer:
-    config = read_json(path)
+def _build(config: Any, path: Path) -> VisionTransformer:
     try:
         clip = ClipConfig.model_validate(config["clip"])
         architecture = dict(config["architecture"])

@@ -14,7 +14,7 @@ import torch
 
 from m3video.config import ClipConfig, FinetuneConfig, ProbeConfig
 from m3video.errors import ConfigError
-from m3video.model.checkpoint import load_encoder, save_encoder, write_json
+from m3video.model.checkpoint import load_encoder, save_model, write_json
 from m3video.model.vit import build_encoder
 from m3video.study.grid import MOVING_SHAPES, Task
 from m3video.train.environment import describe_environment
@@ -128,7 +128,7 @@ def _fresh_weights(task: Task) -> None:
     torch.manual_seed(task.seed)
     config = task.pretrain
     encoder = build_encoder(config.clip, config.model.size)
-    save_encoder(encoder, RunDirectory(task.path).model, config.clip)
+    save_model(encoder, RunDirectory(task.path).model, config.clip)
 
 
 def _probe(task: Task, workers: int | None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from m3video.errors import (
     TooManyUnreadableError,
     VideoError,
 )
-from m3video.model.checkpoint import save_encoder
+from m3video.model.checkpoint import save_model
 from m3video.motion.tracker import check_motion
 from m3video.train.checkpoint import (
     TrainState,
@@ -382,4 +382,4 @@ class _Run:
             state=self.state,
             keep=self.config.train.keep,
         )
-        save_encoder(self.trainer.model.encoder, self.run.model, self.config.clip)
+        save_model(self.trainer.model.encoder, self.run.model, self.config.clip)
