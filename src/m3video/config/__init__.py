@@ -6,6 +6,7 @@ as `config.yaml` in the run directory and can be given back with `--config`.
 
 from m3video.config.base import Config, one_line, save_config
 from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
+from m3video.config.embed import BrowseConfig, EmbedConfig, SearchConfig
 from m3video.config.finetune import FinetuneConfig
 from m3video.config.motion import FLOW_NAMES, FlowName, MotionConfig
 from m3video.config.pretrain import PretrainConfig, load_pretrain_config
@@ -33,9 +34,11 @@ __all__ = [
     "FLOW_NAMES",
     "Activation",
     "AugmentConfig",
+    "BrowseConfig",
     "CellConfig",
     "ClipConfig",
     "Config",
+    "EmbedConfig",
     "FinetuneConfig",
     "FlowConfig",
     "FlowName",
@@ -50,6 +53,7 @@ __all__ = [
     "PixelConfig",
     "PretrainConfig",
     "ProbeConfig",
+    "SearchConfig",
     "ShapesConfig",
     "StudyConfig",
     "StudyFinetune",
