@@ -1,8 +1,9 @@
 """Weights on disk: safetensors and JSON, never pickle; every file whole or not at all.
 
 A model directory holds `model.safetensors` and `config.json` (architecture, clip, normalisation,
-labels of a classifier, version). It is what `save_model` writes, and `load_encoder` and
-`load_classifier` read.
+labels of a classifier, version; `position_grid` of an encoder that was resized, `head_norm_eps`
+where a classifier's norm differs from the encoder's in it). It is what `save_model` writes, and
+`load_encoder` and `load_classifier` read.
 """
 
 from __future__ import annotations
@@ -176,15 +177,19 @@ def save_model(model: VisionTransformer | Classifier, folder: Path, clip: ClipCo
         CheckpointError: the folder holds something that is no model.
     """
     encoder = model.encoder if isinstance(model, Classifier) else model
-    config = {
+    config: dict[str, Any] = {
         "m3video": version("m3video"),
         "architecture": encoder.architecture,
         "clip": clip.model_dump(mode="json"),
         "mean": list(MEAN),
         "std": list(STD),
     }
+    if encoder.position_grid != encoder.tokens:
+        config["position_grid"] = list(encoder.position_grid)
     if isinstance(model, Classifier):
         config["labels"] = list(model.labels)
+        if model.norm.eps != encoder.architecture["norm_eps"]:
+            config["head_norm_eps"] = model.norm.eps
     if (folder / CONFIG).is_file() and read_json(folder / CONFIG) == config:
         # The same model with newer weights: replacing one file is an instant, a directory is not.
         write_tensors(folder / WEIGHTS, model.state_dict())
@@ -212,7 +217,7 @@ def load_model(path: str | Path) -> VisionTransformer | Classifier:
     config = read_json(folder / CONFIG)
     encoder = _build(config, folder / CONFIG)
     labels = config.get("labels")
-    model = encoder if labels is None else _classifier(encoder, labels, folder / CONFIG)
+    model = encoder if labels is None else _classifier(encoder, config, folder / CONFIG)
     load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     return model.eval()
 
@@ -244,7 +249,8 @@ def load_classifier(path: str | Path) -> Classifier:
     return model
 
 
-def _classifier(encoder: VisionTransformer, labels: object, source: Path) -> Classifier:
+def _classifier(encoder: VisionTransformer, config: dict[str, Any], source: Path) -> Classifier:
+    labels = config["labels"]
     if not (
         isinstance(labels, list)
         and labels
@@ -253,7 +259,12 @@ def _classifier(encoder: VisionTransformer, labels: object, source: Path) -> Cla
     ):
         raise CheckpointError(f"{source}: labels: different names in a list are wanted")
     with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
-        return Classifier(encoder, tuple(labels))
+        model = Classifier(encoder, tuple(labels))
+    eps = config.get("head_norm_eps", model.norm.eps)
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise CheckpointError(f"{source}: head_norm_eps {eps!r} must be a number between 0 and 1")
+    model.norm.eps = eps
+    return model
 
 
 def _model_folder(path: Path) -> Path:
@@ -287,12 +298,29 @@ def _build(config: Any, path: Path) -> VisionTransformer:
             f"normalises with {(tuple(MEAN), tuple(STD))}"
         )
     kept = clip.model_dump(exclude={"stride"})
+    grid = _position_grid(config, path)
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
-            encoder = VisionTransformer(**kept, **architecture)
+            encoder = VisionTransformer(**kept, **architecture, position_grid=grid)
     except (TypeError, ConfigError) as error:
         raise CheckpointError(
             f"{path}: not an architecture of m3video: {_reason(error)}"
         ) from error
     encoder.clip = clip
     return encoder
+
+
+def _position_grid(config: dict[str, Any], path: Path) -> tuple[int, int, int] | None:
+    """Of the table that positions are read from; None: the encoder was not resized."""
+    grid = config.get("position_grid")
+    if grid is None:
+        return None
+    try:
+        time, rows, columns = grid
+    except (TypeError, ValueError):
+        time, rows, columns = 0, 0, 0
+    if not all(type(count) is int and 0 < count < 2**16 for count in (time, rows, columns)):
+        raise CheckpointError(
+            f"{path}: position_grid {grid!r} must be three counts: time, rows and columns"
+        )
+    return time, rows, columns

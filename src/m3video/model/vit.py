@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from m3video.config import ClipConfig, one_line
 from m3video.errors import ConfigError
+from m3video.model.positions import Grid, interpolate_positions
 
 SIZES: dict[str, tuple[int, int, int]] = {
     "nano": (128, 4, 4),
@@ -132,10 +134,14 @@ class VisionTransformer(nn.Module):
         width: D.
         tokens: Token grid (time, rows, columns).
         clip: The input it was built or loaded for.
+        position_grid: Token grid of the table that its positions are read from; that of `tokens`,
+            unless the encoder was resized (`m3video.model.resize`).
         architecture: The other arguments it was built with.
     """
 
     positions: Tensor
+    tokens: Grid
+    position_grid: Grid
 
     def __init__(
         self,
@@ -150,6 +156,7 @@ class VisionTransformer(nn.Module):
         mlp_ratio: float = 4.0,
         norm_eps: float = 1e-6,
         final_norm: bool = True,
+        position_grid: Grid | None = None,
     ) -> None:
         super().__init__()
         try:
@@ -167,10 +174,9 @@ class VisionTransformer(nn.Module):
             "final_norm": final_norm,
         }
         self.width = width
-        self.tokens = self.clip.tokens
         self.patch_embed = nn.Linear(3 * tubelet * patch * patch, width)
-        positions = sine_cosine_positions(self.clip.token_count, width)
-        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("positions", torch.empty(0), persistent=False)
+        self.place_tokens(self.clip, position_grid or self.clip.tokens)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, norm_eps) for _ in range(depth))
         self.norm: nn.Module = nn.LayerNorm(width, eps=norm_eps) if final_norm else nn.Identity()
         self.apply(initialise)
@@ -200,6 +206,13 @@ class VisionTransformer(nn.Module):
             x = block(x)
         return cast(Tensor, self.norm(x))
 
+    def place_tokens(self, clip: ClipConfig, position_grid: Grid) -> None:
+        """Read clips of this kind, with the table of positions of `position_grid`."""
+        table = sine_cosine_positions(math.prod(position_grid), self.width)
+        positions = interpolate_positions(table, position_grid, clip.tokens)
+        self.clip, self.tokens, self.position_grid = clip, clip.tokens, position_grid
+        self.positions = positions.to(self.positions)
+
     def take_norm(self) -> nn.LayerNorm:
         """Give up the last norm, with its weights; a fresh one where the encoder has none."""
         norm, self.norm = self.norm, nn.Identity()
@@ -217,7 +230,7 @@ class VisionTransformer(nn.Module):
                 f"clip is {clip.dtype} {list(clip.shape)}, the model wants floating point "
                 f"[B, 3, {T}, {H}, {W}]; see m3video.video.augment.normalise"
             )
-        B, (t, h, w), p = len(clip), self.tokens, self.clip.patch
+        B, (t, h, w), p = clip.shape[0], self.tokens, self.clip.patch
         grid = clip.reshape(B, 3, t, self.clip.tubelet, h, p, w, p).permute(0, 2, 4, 6, 1, 3, 5, 7)
         if visible is None:
             return grid.reshape(B, t * h * w, -1)
