@@ -6,12 +6,15 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from m3video.config import PretrainConfig
 from m3video.masking import CELL_STARTS, decode_mask, decoded_count, hidden_count, make_mask
+from m3video.motion import descriptor, flow_descriptor
 from m3video.train.prepare import Batch, Finish, Prepare, alone
 from m3video.video.augment import normalise
 from m3video.video.loader import Clips, make_loader
@@ -183,3 +186,41 @@ def test_counts_are_of_valid_numbers_of_decoded_tokens(tmp_path: Path, decode: f
     for name, target in batch.targets.items():
         expected = (target.valid.expand_as(target.values) & decoded[..., None]).sum()
         assert counts[name] == expected, name
+
+
+class _FromPython(TorchDispatchMode):
+    """Names the tensors that are made of Python numbers, which on a GPU are copied there.
+
+    Grey frames, uint8, come from OpenCV; on a GPU they are made there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.name() == "aten::lift_fresh" and args[0].dtype != torch.uint8:
+            self.seen.append(f"{args[0].dtype} {list(args[0].shape)}")
+        return func(*args, **(kwargs or {}))
+
+
+def test_later_steps_copy_no_index_to_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU such a copy is waited for; every step would stand still for it."""
+    for module in (descriptor, flow_descriptor):  # the way that is taken there
+        monkeypatch.setattr(module, "is_compiled", lambda planes, dtype: False)
+    cells = ("hog", "flow", "hof", "mbh", "trajectory_hog", "trajectory_hof", "trajectory_mbh")
+    targets: dict[str, Any] = {name: {"weight": 1.0, "cell": 4} for name in cells}
+    targets |= {"pixel": {"weight": 1.0}, "trajectory": {"weight": 1.0}}
+    config = tiny_config(
+        tmp_path, targets=targets, motion={"where": "step", "flow": "batched", "upsample": 2}
+    )
+    plan, clips = plan_run(config), first_clips(config)
+    finish = Finish(config, plan)
+    finish(clips)
+    with _FromPython() as watched:
+        finish(clips)
+    assert watched.seen == []

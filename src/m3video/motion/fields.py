@@ -12,7 +12,7 @@ from torch.nn.functional import grid_sample
 from m3video.config import MotionConfig
 from m3video.motion.camera import camera_motion, remove_camera
 from m3video.motion.flow import make_flow
-from m3video.video.sampling import ClipPlan
+from m3video.video.sampling import ClipPlan, row_index
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def motion_fields(
         ConfigError: frames too small for the estimator, or flow that only a source can give.
     """
     batch, _, height, width = grey.shape
-    rows = torch.tensor(plan.pairs, device=grey.device)
+    rows = row_index(plan.pairs, grey.device)
     shape = (batch, len(plan.pairs), 2, height, width)
     consistent = None
     if given is not None:

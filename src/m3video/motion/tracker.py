@@ -74,9 +74,9 @@ def tracker_tracks(
         ConfigError: the tracker cannot be imported, or gives tensors of other shapes.
     """
     batch, _, height, width, _ = frames.shape
-    rows = window_rows(plan)
+    rows = window_rows(plan, frames.device)
     windows = frames[:, rows].flatten(0, 1)
-    seeds = seed_grid(height, width, spacing * motion.upsample).to(frames.device)
+    seeds = seed_grid(height, width, spacing * motion.upsample, frames.device)
     given: object = load_tracker(motion.tracker or "")(windows, seeds)
     match given:
         case (Tensor() as points, Tensor() as visible):
@@ -104,7 +104,7 @@ def tracker_tracks(
     visible = visible.reshape(batch, -1, *visible.shape[1:])
     tracks = Tracks(points, points.diff(dim=-2), visible.cummin(dim=-1).values)
     if motion.upsample > 1:
-        tracks = refine(tracks, seed_grid(height, width, spacing), (height, width))
+        tracks = refine(tracks, seed_grid(height, width, spacing, points.device), (height, width))
     return while_real(tracks, plan, real)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from m3video.motion.camera import bring_back
 from m3video.motion.fields import Fields, motion_fields
 from m3video.motion.flow import grey
 from m3video.video.augment import check_frames
-from m3video.video.sampling import ClipPlan
+from m3video.video.sampling import ClipPlan, row_index
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class Tracks:
     """bool [..., L + 1]: the point, and all before it, are in the frame and in real frames."""
 
 
-def seed_grid(height: int, width: int, spacing: int) -> Tensor:
+def seed_grid(height: int, width: int, spacing: int, device: torch.device | None = None) -> Tensor:
     """Centres of the whole spacing × spacing cells of a frame: float32 [h, w, 2] (x, y) in pixels.
 
     Cell i covers pixels [i · spacing, (i + 1) · spacing), so its centre is
     i · spacing + (spacing − 1) / 2.
     """
-    y = torch.arange(height // spacing) * spacing + (spacing - 1) / 2
-    x = torch.arange(width // spacing) * spacing + (spacing - 1) / 2
+    y = torch.arange(height // spacing, device=device) * spacing + (spacing - 1) / 2
+    x = torch.arange(width // spacing, device=device) * spacing + (spacing - 1) / 2
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
@@ -72,12 +73,12 @@ def follow(fields: Fields, pair_index: Tensor, seeds: Tensor) -> Tracks:
     pixels = fields.flow.permute(0, 1, 3, 4, 2).reshape(-1, 2)
     back = None if fields.camera is None else torch.linalg.inv(fields.camera).flatten(0, 1)
     clip = torch.arange(batch, device=pixels.device)[:, None, None, None] * pairs
-    seeds = seeds.to(fields.flow)
+    pair_index, seeds = pair_index.to(pixels.device), seeds.to(pixels)
     point = seeds.expand(batch, starts, *seeds.shape)
     points, displacements = [point], []
     consistent = []
     for step in range(length):
-        field = clip + pair_index[:, step].to(pixels.device)[None, :, None, None]
+        field = clip + pair_index[:, step][None, :, None, None]
         reached = point + _sample(pixels, field, point, height, width)
         own = reached if back is None else bring_back(reached, back[field])
         displacements.append(own - point)
@@ -108,22 +109,36 @@ def clip_tracks(
         Tracks with leading [B, T / tubelet, h, w].
     """
     height, width = fields.flow.shape[-2:]
-    rows = window_rows(plan)
-    pair_index = torch.searchsorted(torch.tensor(plan.pairs), rows[:, :-1].contiguous())
-    tracks = follow(fields, pair_index, seed_grid(height, width, spacing * upsample))
+    device = fields.flow.device
+    pair_index = step_places(plan, plan.pairs, device)
+    tracks = follow(fields, pair_index, seed_grid(height, width, spacing * upsample, device))
     if upsample > 1:
-        tracks = refine(tracks, seed_grid(height, width, spacing), (height, width))
+        tracks = refine(tracks, seed_grid(height, width, spacing, device), (height, width))
     return while_real(tracks, plan, real)
 
 
-def window_rows(plan: ClipPlan) -> Tensor:
+def window_rows(plan: ClipPlan, device: torch.device) -> Tensor:
     """The rows that trajectories pass: int64 [T / tubelet, L + 1]."""
-    return torch.tensor(plan.starts)[:, None] + torch.arange(plan.length + 1)
+    steps = torch.arange(plan.length + 1, device=device)
+    return row_index(plan.starts, device)[:, None] + steps
+
+
+@lru_cache(maxsize=64)
+def step_places(plan: ClipPlan, rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where among `rows` each step of a trajectory begins: int64 [T / tubelet, L]; made once.
+
+    Args:
+        plan: with a trajectory length of at least 1.
+        rows: rows of the plan, ascending, among which are those of all steps.
+        device: where the index is wanted.
+    """
+    places = [rows.index(start + step) for start in plan.starts for step in range(plan.length)]
+    return row_index(tuple(places), device).view(-1, plan.length)
 
 
 def while_real(tracks: Tracks, plan: ClipPlan, real: Tensor) -> Tracks:
     """Tracks [B, T / tubelet, h, w] that end where rows [B, R] begin to repeat the last frame."""
-    rows = window_rows(plan).to(real.device)
+    rows = window_rows(plan, real.device)
     lasting = real[:, rows].cummin(dim=-1).values
     visible = tracks.visible & lasting[:, :, None, None, :]
     return Tracks(tracks.points, tracks.displacements, visible)

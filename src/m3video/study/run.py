@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -180,7 +181,7 @@ def _render_sets(tasks: Sequence[Task], book: _Book, jobs: int) -> list[Task]:
     """
     ready = []
     for task in tasks:
-        ended = _attempt(task, lambda: _render(task, jobs - 1))  # noqa: B023
+        ended = _attempt(task, partial(_render, task, jobs - 1))
         if isinstance(ended, str):
             book.tried.add(task.name)
             book.ended(task, ended)
@@ -223,13 +224,8 @@ def _run_here(tasks: Sequence[Task], book: _Book, share: _Share, deadline: float
         if not book.fits(task, deadline):
             continue
         book.started(task)
-        book.ended(
-            task,
-            _attempt(
-                task,
-                lambda: run_cell(task, threads=share.threads, workers=share.workers),  # noqa: B023
-            ),
-        )
+        work = partial(run_cell, task, threads=share.threads, workers=share.workers)
+        book.ended(task, _attempt(task, work))
 
 
 @dataclass(frozen=True)
@@ -276,7 +272,8 @@ def _child(task: Task, share: _Share, log: Path, answer: Connection) -> None:
         os.dup2(file.fileno(), 2)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        ended = _attempt(task, lambda: run_cell(task, threads=share.threads, workers=share.workers))
+        work = partial(run_cell, task, threads=share.threads, workers=share.workers)
+        ended = _attempt(task, work)
         if isinstance(ended, str):
             answer.send(ended)
     except KeyboardInterrupt:
@@ -294,7 +291,7 @@ def _end_with_parent() -> None:
 def _answer(one: _Running) -> dict[str, Any] | Failure:
     one.process.join()
     if one.task.result.exists():
-        return _attempt(one.task, lambda: read_result(one.task.result))
+        return _attempt(one.task, partial(read_result, one.task.result))
     with contextlib.suppress(EOFError):  # the process ended without a word
         return str(one.answer.recv())
     code = one.process.exitcode or 0

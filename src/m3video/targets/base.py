@@ -14,8 +14,8 @@ from m3video.motion.descriptor import EPSILON, block_normalise
 from m3video.motion.fields import Fields, motion_fields
 from m3video.motion.flow import grey
 from m3video.motion.tracker import tracker_tracks
-from m3video.motion.trajectory import Tracks, clip_tracks, window_rows
-from m3video.video.sampling import ClipPlan
+from m3video.motion.trajectory import Tracks, clip_tracks, step_places
+from m3video.video.sampling import ClipPlan, row_index
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,15 @@ class ClipView:
     def first_flow(self) -> Tensor:
         """Flow from each tubelet's first frame, without the camera's motion if that is removed:
         float32 [B, T / tubelet, 2, H, W]."""
-        return self.fields.relative[:, [self.plan.pairs.index(row) for row in self.plan.starts]]
+        relative = self.fields.relative
+        firsts = tuple(self.plan.pairs.index(row) for row in self.plan.starts)
+        return relative.index_select(1, row_index(firsts, relative.device))
 
     @cached_property
     def first_valid(self) -> Tensor:
         """Whether that flow is known: bool [B, N], False where the next row repeats a frame."""
-        known = self.real[:, [row + 1 for row in self.plan.starts]]
+        following = row_index(self.plan.starts, self.real.device) + 1
+        known = self.real.index_select(1, following)
         _, rows, columns = self.clip.tokens
         return known.repeat_interleave(rows * columns, dim=1)
 
@@ -86,11 +89,11 @@ class ClipView:
         """
         points = by_patch(self.tracks.points[..., :-1, :], self.clip.tokens)
         _, down, across = self.clip.tokens
-        place = torch.searchsorted(torch.tensor(rows), window_rows(self.plan)[:, :-1].contiguous())
+        place = step_places(self.plan, rows, points.device)
         place = place.repeat_interleave(down * across, dim=0)
-        batch = torch.arange(len(points))[:, None, None]
+        batch = torch.arange(len(points), device=points.device)[:, None, None]
         frame = (batch * len(rows) + place)[:, :, None]
-        return points, frame.expand(points.shape[:-1]).to(points.device)
+        return points, frame.expand(points.shape[:-1])
 
     @cached_property
     def motion_energy(self) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from m3video.config import PretrainConfig
 from m3video.motion.descriptor import hog_grid
 from m3video.targets.base import ClipView, Target, by_patch, normalise_cells
+from m3video.video.sampling import row_index
 
 
 class HogTarget:
@@ -24,11 +25,11 @@ class HogTarget:
 
     def __call__(self, view: ClipView) -> Target:
         """Always valid: a tubelet's first frame is what the encoder sees, repeated or not."""
-        starts = list(view.plan.starts)
+        starts = row_index(view.plan.starts, view.frames.device)
         if self.config.colour == "rgb":
-            images = view.frames[:, starts].movedim(-1, 1)
+            images = view.frames.index_select(1, starts).movedim(-1, 1)
         else:
-            images = view.grey[:, None, starts]
+            images = view.grey.index_select(1, starts)[:, None]
         histograms = hog_grid(images, bins=self.config.bins, cell=self.config.cell)
         values = by_patch(histograms.movedim(1, -2), view.clip.tokens).transpose(-3, -2)
         values = normalise_cells(values, (-3, -2, -1), self.config.normalise)

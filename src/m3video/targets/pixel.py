@@ -6,6 +6,7 @@ import torch
 
 from m3video.config import PretrainConfig
 from m3video.targets.base import ClipView, Target
+from m3video.video.sampling import row_index
 
 
 class PixelTarget:
@@ -22,7 +23,7 @@ class PixelTarget:
     def __call__(self, view: ClipView) -> Target:
         """Always valid: a repeated last frame is what the encoder sees, too."""
         time, rows, columns = view.clip.tokens
-        frames = view.frames[:, list(view.plan.inputs)]
+        frames = view.frames.index_select(1, row_index(view.plan.inputs, view.frames.device))
         batch = len(frames)
         split = frames.reshape(
             batch, time, self.tubelet, rows, self.patch, columns, self.patch, 3

@@ -23,7 +23,7 @@ from m3video.targets import build_targets
 from m3video.targets.base import ClipView, Target, TargetMaker
 from m3video.video.augment import normalise
 from m3video.video.loader import FLOW, Clips
-from m3video.video.sampling import ClipPlan, plan_clip
+from m3video.video.sampling import ClipPlan, plan_clip, row_index
 
 MASK = "mask"
 NOISE = "noise"
@@ -136,7 +136,6 @@ class Finish:
         self.config = config
         self.plan = plan if config.motion.where == "step" else plan_clip(config.clip, 0)
         self.makers = build_targets(config)
-        self._rows: dict[torch.device, Tensor] = {}
 
     @property
     def dims(self) -> dict[str, int]:
@@ -172,7 +171,4 @@ class Finish:
         """The rows that the encoder reads: [B, R, …] -> [B, T, …]."""
         if self.plan.inputs == tuple(range(frames.shape[1])):
             return frames
-        # A list as index would be copied to the device, and waited for, in every step.
-        if frames.device not in self._rows:
-            self._rows[frames.device] = torch.tensor(self.plan.inputs, device=frames.device)
-        return frames.index_select(1, self._rows[frames.device])
+        return frames.index_select(1, row_index(self.plan.inputs, frames.device))

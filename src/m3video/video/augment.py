@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -114,9 +115,15 @@ def centre_crop(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
 
 def normalise(frames: Tensor) -> Tensor:
     """What the encoder reads: uint8 [..., T, H, W, 3] → float32 [..., 3, T, H, W]."""
-    mean = torch.tensor(MEAN, device=frames.device) * 255
-    std = torch.tensor(STD, device=frames.device) * 255
+    mean, std = _mean_and_std(frames.device)
     return ((frames.float() - mean) / std).movedim(-1, -4)
+
+
+@lru_cache(maxsize=16)
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of pixels in 0 … 255; made once a device, since a copy to it would be waited for."""
+    with torch.inference_mode(False):  # in that mode they could be used in no other
+        return torch.tensor(MEAN, device=device) * 255, torch.tensor(STD, device=device) * 255
 
 
 def check_frames(frames: Tensor) -> None:

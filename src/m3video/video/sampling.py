@@ -17,9 +17,11 @@ frames that begin at the first frame of each tubelet. With T = 4, s = 4, tubelet
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from m3video.config import ClipConfig, PretrainConfig
 
@@ -49,6 +51,16 @@ class ClipPlan:
     def pairs(self) -> tuple[int, ...]:
         """[P] rows r, ascending, for which the flow from row r to row r + 1 is needed."""
         return tuple(sorted({row + step for row in self.starts for step in range(self.length)}))
+
+
+@lru_cache(maxsize=256)
+def row_index(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """Rows as an int64 index on a device, made once; not to be written to.
+
+    Each time a list is an index of a tensor on a GPU, it is copied there, and waited for.
+    """
+    with torch.inference_mode(False):  # in that mode it could be used in no other
+        return torch.tensor(rows, dtype=torch.int64, device=device)
 
 
 def plan_clip(clip: ClipConfig, length: int, step: int = 1) -> ClipPlan:
