@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from m3video.config import FinetuneConfig
+from m3video.config import ShortFinetuneConfig
 from m3video.errors import DivergedError
 from m3video.model.classifier import Classifier
 from m3video.model.vit import VisionTransformer
@@ -35,8 +35,8 @@ def moving_bars(count: int, seed: int) -> LabelledClips:
     return LabelledClips(frames, targets, ("right", "left"), kinds)
 
 
-def config(**changes: object) -> FinetuneConfig:
-    return FinetuneConfig.model_validate(
+def config(**changes: object) -> ShortFinetuneConfig:
+    return ShortFinetuneConfig.model_validate(
         {"lr": 0.05, "steps": 150, "layer_decay": 0.9, "weight_decay": 0.0, **changes}
     )
 

@@ -31,7 +31,8 @@ from m3video.errors import (
 from m3video.model.checkpoint import load_encoder
 from m3video.targets.base import ClipView, Target, TargetMaker
 from m3video.train import prepare
-from m3video.train.pretrain import _cores_shared, pretrain
+from m3video.train.loop import cores_shared
+from m3video.train.pretrain import pretrain
 from m3video.train.run import RunDirectory
 from m3video.train.step import Trainer
 from m3video.video.manifest import load_manifest, write_manifest
@@ -516,8 +517,8 @@ def test_a_resumed_run_keeps_the_number_of_threads_it_began_with(tmp_path: Path)
     (tmp_path / "environment.json").write_text('{"torch_threads": 3}')
     assert run.threads() == 3
     outside = torch.get_num_threads()
-    with _cores_shared(torch.device("cpu"), 1, run.threads()):
+    with cores_shared(torch.device("cpu"), 1, run.threads()):
         assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == outside
-    with _cores_shared(torch.device("cpu"), 1000, None):
+    with cores_shared(torch.device("cpu"), 1000, None):
         assert torch.get_num_threads() == 1

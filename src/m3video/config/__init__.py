@@ -4,10 +4,19 @@ The docstring below a field is its help text. Unknown keys are refused. A resolv
 as `config.yaml` in the run directory and can be given back with `--config`.
 """
 
-from m3video.config.base import Config, one_line, save_config
+from m3video.config.base import Config, load_config, one_line, save_config
 from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
 from m3video.config.embed import BrowseConfig, EmbedConfig, SearchConfig
-from m3video.config.finetune import FinetuneConfig
+from m3video.config.finetune import (
+    EvaluateConfig,
+    FinetuneAugment,
+    FinetuneConfig,
+    FinetuneTrain,
+    LabelledShapesConfig,
+    Sampling,
+    ShortFinetuneConfig,
+    ViewsConfig,
+)
 from m3video.config.motion import FLOW_NAMES, FlowName, MotionConfig
 from m3video.config.pretrain import PretrainConfig, load_pretrain_config
 from m3video.config.probe import ProbeConfig
@@ -39,13 +48,17 @@ __all__ = [
     "ClipConfig",
     "Config",
     "EmbedConfig",
+    "EvaluateConfig",
+    "FinetuneAugment",
     "FinetuneConfig",
+    "FinetuneTrain",
     "FlowConfig",
     "FlowName",
     "HeadKind",
     "HofConfig",
     "HogConfig",
     "HogSettings",
+    "LabelledShapesConfig",
     "MaskConfig",
     "MbhConfig",
     "ModelConfig",
@@ -53,8 +66,10 @@ __all__ = [
     "PixelConfig",
     "PretrainConfig",
     "ProbeConfig",
+    "Sampling",
     "SearchConfig",
     "ShapesConfig",
+    "ShortFinetuneConfig",
     "StudyConfig",
     "StudyFinetune",
     "TargetsConfig",
@@ -64,6 +79,8 @@ __all__ = [
     "TrajectoryHofConfig",
     "TrajectoryHogConfig",
     "TrajectoryMbhConfig",
+    "ViewsConfig",
+    "load_config",
     "load_pretrain_config",
     "load_study",
     "one_line",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from m3video.errors import ConfigError
 
 
 class Config(BaseModel):
@@ -19,6 +22,28 @@ class Config(BaseModel):
 def save_config(config: Config, path: Path) -> None:
     """Write a config as YAML."""
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+ConfigKind = TypeVar("ConfigKind", bound=Config)
+
+
+def load_config(kind: type[ConfigKind], path: Path) -> ConfigKind:
+    """Read a config that `save_config` wrote, or that a person did.
+
+    Raises:
+        ConfigError: not YAML, unknown keys, or values that are not allowed.
+    """
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as a YAML config: {reason}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: not a mapping of names to values, as a run's config.yaml is")
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
 
 
 def one_line(error: ValidationError) -> str:

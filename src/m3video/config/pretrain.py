@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
-from m3video.config.base import Config, one_line
+from m3video.config.base import Config, load_config
 from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
 from m3video.config.motion import MotionConfig
 from m3video.config.targets import GRID_TARGETS, TargetsConfig
 from m3video.config.train import ModelConfig, ShapesConfig, TrainConfig
-from m3video.errors import ConfigError
 
 
 class PretrainConfig(Config):
@@ -118,19 +116,5 @@ class PretrainConfig(Config):
 
 
 def load_pretrain_config(path: Path) -> PretrainConfig:
-    """Read a config that `save_config` wrote, or that a person did.
-
-    Raises:
-        ConfigError: not YAML, unknown keys, or values that are not allowed.
-    """
-    try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read as a YAML config: {reason}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: not a mapping of names to values, as a run's config.yaml is")
-    try:
-        return PretrainConfig.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {one_line(error)}") from error
+    """Read the config of a pre-training; errors as `load_config`."""
+    return load_config(PretrainConfig, path)

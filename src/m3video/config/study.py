@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from m3video.config.base import Config, one_line
-from m3video.config.finetune import FinetuneConfig
+from m3video.config.finetune import ShortFinetuneConfig
 from m3video.config.probe import ProbeConfig
 from m3video.errors import ConfigError
 
@@ -23,7 +23,7 @@ _SET_BY_STUDY = {
 }
 
 
-class StudyFinetune(FinetuneConfig):
+class StudyFinetune(ShortFinetuneConfig):
     """Fine-tuning of every cell, once for each number of labels."""
 
     labels: tuple[Annotated[int, Field(ge=1)], ...] = Field((20, 100), min_length=1)

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import torch
 
-from m3video.config import ClipConfig, FinetuneConfig, ProbeConfig
+from m3video.config import ClipConfig, ProbeConfig, ShortFinetuneConfig
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder, save_model, write_json
 from m3video.model.vit import build_encoder
@@ -160,7 +160,7 @@ def _finetune(task: Task) -> dict[str, dict[str, Any]]:
     if task.cache is None:
         raise ConfigError("finetune: is for probe data moving-shapes")
     settings = task.finetune.model_dump(exclude={"labels"})
-    config = FinetuneConfig.model_validate({**settings, "seed": task.seed})
+    config = ShortFinetuneConfig.model_validate({**settings, "seed": task.seed})
     found = {}
     for labels in task.finetune.labels:
         encoder = load_encoder(task.path)

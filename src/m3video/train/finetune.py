@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m3video.config import FinetuneConfig
+from m3video.config import ShortFinetuneConfig
 from m3video.errors import DivergedError
 from m3video.model.classifier import Classifier
 from m3video.model.vit import VisionTransformer
@@ -25,7 +25,7 @@ def finetune(
     encoder: VisionTransformer,
     train: LabelledClips,
     test: LabelledClips,
-    config: FinetuneConfig,
+    config: ShortFinetuneConfig,
     *,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def finetune(
     }
 
 
-def layer_groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, Any]]:
+def layer_groups(model: Classifier, config: ShortFinetuneConfig) -> list[dict[str, Any]]:
     """AdamW's groups: matrices, which decay, and others, of each layer.
 
     `lr_scale` is layer_decay to the power of the layers above: 0 for norm and head, 1 for the last
@@ -105,7 +105,7 @@ def predict(
     return torch.cat([model(_batch(clips, part, device)[0]).argmax(1).cpu() for part in rows])
 
 
-def _batches(count: int, config: FinetuneConfig) -> list[Tensor]:
+def _batches(count: int, config: ShortFinetuneConfig) -> list[Tensor]:
     """Rows of each step: passes over all clips, each in an order of its own, cut in batches."""
     generator = torch.Generator().manual_seed(config.seed)
     passes = -(-config.steps * config.batch // count)

@@ -1,51 +1,24 @@
 """The verb `pretrain`: from videos to a pre-trained video transformer.
 
-- The loop is plain: next batch, step, log, checkpoint; everything else is about ending well.
-- A run that is killed and resumed repeats the uninterrupted one, on a CPU bit for bit: batch, mask,
-  target, learning rate and seed of a step depend on the config and the step's number alone.
-- A step whose loss or gradient is not finite is skipped and counted; several in a row end the run.
-- A video that cannot be read is named once, counted and replaced by the loader; too many end it.
+- Opens the data, builds the model, and has `loop` train it.
+- Mask and target of a step, too, depend on the config and the step's number alone.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-import os
-import sys
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from m3video.config import PretrainConfig
-from m3video.errors import (
-    ConfigError,
-    DivergedError,
-    RunFailedError,
-    TooManyUnreadableError,
-    VideoError,
-)
 from m3video.model.checkpoint import save_model
 from m3video.motion.tracker import check_motion
-from m3video.train.checkpoint import (
-    TrainState,
-    load_checkpoint,
-    load_init,
-    newest_checkpoint,
-    save_checkpoint,
-)
-from m3video.train.interrupt import Interrupt
-from m3video.train.optim import Schedule, steps_per_epoch, total_steps
+from m3video.train.checkpoint import load_init
+from m3video.train.loop import Data, Loop, absolute, say
 from m3video.train.prepare import Prepare
-from m3video.train.progress import Clock, Display
-from m3video.train.run import MetricsLog, RunDirectory
-from m3video.train.step import StepResult, Trainer, choose_device
-from m3video.video.loader import Clips, ClipSource, VideoClips, make_loader
+from m3video.train.run import RunDirectory
+from m3video.train.step import Trainer, choose_device
+from m3video.video.loader import ClipSource, VideoClips
 from m3video.video.manifest import Manifest, load_manifest
 from m3video.video.moving_shapes import MovingShapes
 from m3video.video.sampling import ClipPlan, plan_run
@@ -84,28 +57,19 @@ def pretrain(config: PretrainConfig) -> Path:
         kept = load_init(trainer.model, config.init)
         if kept:
             parts = sorted({".".join(name.split(".")[:2]) for name in kept})
-            _say(console, f"--init {config.init}: not there, so not loaded: {', '.join(parts)}")
+            say(console, f"--init {config.init}: not there, so not loaded: {', '.join(parts)}")
     source, manifest = _open_data(config, plan, run, console)
-    with _cores_shared(device, config.train.workers, run.threads() if config.resume else None):
-        try:
-            return _Run(config, run, trainer, source, manifest, console).go(plan)
-        except RuntimeError as error:
-            # torch raises this wherever the training process is when a worker dies, within an
-            # update of the weights even: nothing is saved then, the last checkpoint stands.
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise _worker_ended(error) from error
-
-
-def _worker_ended(error: Exception) -> RunFailedError:
-    return RunFailedError(
-        f"a data worker ended, for want of memory most likely ({error}): use fewer "
-        "train.workers or a smaller train.batch"
-    )
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    data = Data(source, Prepare(config, plan), manifest)
+    return Loop(
+        "pretrain",
+        config,
+        run,
+        trainer,
+        data,
+        lambda: save_model(trainer.model.encoder, run.model, config.clip),
+        console,
+        less="train.batch, clip.size or model.size",
+    ).go()
 
 
 def _open_data(
@@ -131,11 +95,11 @@ def _open_data(
             config.data, workers=config.train.workers, decode=False, progress=True
         )
         for entry in manifest.unreadable:
-            _say(console, f"unreadable: {entry.path}: {entry.reason}")
+            say(console, f"unreadable: {entry.path}: {entry.reason}")
         if manifest.unreadable:
             count = len(manifest.unreadable)
-            _say(console, f"{count} unreadable, {len(manifest.videos)} videos to train on")
-    manifest = _absolute(manifest)
+            say(console, f"{count} unreadable, {len(manifest.videos)} videos to train on")
+    manifest = absolute(manifest)
     videos = VideoClips(
         manifest,
         clip=config.clip,
@@ -144,242 +108,3 @@ def _open_data(
         flow=config.motion.flow == "codec" and config.needs_flow,
     )
     return videos, manifest
-
-
-def _absolute(manifest: Manifest) -> Manifest:
-    """Paths as they are from anywhere: a resumed run must know an unreadable video again."""
-    return Manifest(
-        tuple(replace(video, path=video.path.absolute()) for video in manifest.videos),
-        tuple(replace(entry, path=entry.path.absolute()) for entry in manifest.unreadable),
-    )
-
-
-@contextmanager
-def _cores_shared(device: torch.device, workers: int, before: int | None) -> Iterator[None]:
-    """On a CPU, leave a core to each data worker: more threads than cores wait for each other.
-
-    A resumed run keeps the number it had `before`: sums are rounded otherwise with another one.
-    """
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        torch.set_num_threads(before or min(threads, max(1, cores - workers)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _next(batches: Iterator[Clips]) -> Clips:
-    """The next batch; the error of a data worker comes without the worker's traceback.
-
-    Raises:
-        ConfigError: frames that do not suit what finds the motion.
-        VideoError: a clip and those that could take its place cannot be read.
-        RunFailedError: a worker was killed.
-    """
-    try:
-        return next(batches)
-    except (ConfigError, VideoError) as error:
-        kind = type(error)
-        message = str(error).strip().splitlines()[-1]
-        raise kind(message.removeprefix(f"m3video.errors.{kind.__name__}: ")) from error
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        # Killed while it handed a batch over, a worker leaves a broken connection behind.
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-            raise
-        raise _worker_ended(error) from error
-
-
-class _Run:
-    """A run that is under way: the loop, and how it ends."""
-
-    def __init__(
-        self,
-        config: PretrainConfig,
-        run: RunDirectory,
-        trainer: Trainer,
-        source: ClipSource,
-        manifest: Manifest | None,
-        console: Console,
-    ) -> None:
-        self.config = config
-        self.run = run
-        self.trainer = trainer
-        self.manifest = manifest
-        self.console = console
-        self.source = source
-        self.steps = total_steps(config.train, len(source))
-        self.schedule = Schedule.of(config.train, self.steps)
-        self.state = TrainState()
-        self.clock = Clock()
-
-    def go(self, plan: ClipPlan) -> Path:
-        """Train to the last step, from the newest checkpoint if resumed."""
-        device = str(self.trainer.device)
-        if self.config.resume:
-            place = newest_checkpoint(self.run.checkpoints, self.run.last)
-            if place is not None:
-                self.state = load_checkpoint(place, self.trainer.model, self.trainer.optimizer)
-            self.run.note_resumption(self.config, self.state.step, device)
-            _say(self.console, f"resuming {self.run.path} after step {self.state.step}")
-        if self.state.step >= self.steps:
-            _say(self.console, f"{self.run.path}: all {self.steps} steps are done")
-            self.save()
-            return self.run.path
-        with Interrupt() as interrupt:
-            batches = iter(self._batches(plan))
-            first = _next(batches)  # if the data fails at once, nothing has been written
-            if not self.config.resume:
-                self._check_unreadable(first)
-                self.run.create(self.config, self.manifest, device)
-            self._loop(itertools.chain([first], batches), interrupt)
-        return self.run.path
-
-    def _batches(self, plan: ClipPlan) -> Iterable[Clips]:
-        train = self.config.train
-        return make_loader(
-            self.source,
-            batch=train.batch,
-            seed=train.seed,
-            first_step=self.state.step,
-            last_step=self.steps,
-            workers=train.workers,
-            prepare=Prepare(self.config, plan),
-            pin_memory=self.trainer.device.type == "cuda",
-        )
-
-    def _loop(self, batches: Iterator[Clips], interrupt: Interrupt) -> None:
-        config, state = self.config.train, self.state
-        display, due = Display(self.console, self.steps, state.step), False
-        with MetricsLog(self.run, state.step) as log, display:
-            while state.step < self.steps:
-                begin = time.perf_counter()
-                clips = self._next_or_save(batches, display)
-                waited = time.perf_counter() - begin
-                rate = self.schedule(state.step + 1)
-                result = self._step(clips, rate)
-                self._count(result, time.perf_counter() - begin, waited)
-                logged = state.step % config.log_every == 0 or state.step == self.steps
-                if logged or not result.finite:
-                    log.write(self._metrics(result, rate))
-                display.update(state.step, result.losses, self._clips_per_second, self.clock)
-                self._stop_if_diverged(result, display)
-                due = due or state.step % config.checkpoint_every == 0
-                # Weights that the next loss is not finite with must not take a good one's place.
-                if state.step == self.steps or interrupt.requested or (due and result.finite):
-                    log.sync()
-                    self.save()
-                    due = False
-                if interrupt.requested and state.step < self.steps:
-                    display.say(
-                        f"interrupted: saved after step {state.step} of {self.steps}; go on with: "
-                        f"m3video pretrain {self.run.resume_options}"
-                    )
-                    raise KeyboardInterrupt
-
-    def _step(self, clips: Clips, rate: float) -> StepResult:
-        number = self.state.step + 1
-        try:
-            return self.trainer.step(clips, number, rate)
-        except torch.OutOfMemoryError as error:
-            raise RunFailedError(
-                f"step {number} needs more memory than {self.trainer.device} has: use a larger "
-                "train.accumulate, or a smaller train.batch, clip.size or model.size"
-            ) from error
-
-    def _next_or_save(self, batches: Iterator[Clips], display: Display) -> Clips:
-        """The next batch; when the data fails, what was learnt so far is kept."""
-        try:
-            clips = _next(batches)
-            self._note_unreadable(clips, display)
-        except (VideoError, TooManyUnreadableError, RunFailedError):
-            if self.state.step:
-                self.save()
-            raise
-        return clips
-
-    def _count(self, result: StepResult, seconds: float, waited: float) -> None:
-        self.state.step += 1
-        self.state.seconds += seconds
-        self.clock.add(seconds, waited)
-        self.state.bad_steps += not result.finite
-        self.state.bad_in_a_row = 0 if result.finite else self.state.bad_in_a_row + 1
-
-    @property
-    def _clips_per_second(self) -> float:
-        return self.config.train.batch / self.clock.seconds_per_step
-
-    def _metrics(self, result: StepResult, rate: float) -> dict[str, float | int | None]:
-        """One line of metrics.jsonl; the last three keys are times, all others repeat exactly."""
-        state, taken = self.state, result.finite
-        per_epoch = steps_per_epoch(len(self.source), self.config.train.batch)
-        each = {
-            f"loss/{name}": loss if math.isfinite(loss) else None
-            for name, loss in result.losses.items()
-        }
-        return {
-            "step": state.step,
-            "epoch": state.step / per_epoch,
-            "loss": result.loss if taken else None,
-            **each,
-            "lr": rate,
-            "grad_norm": result.grad_norm if taken else None,
-            "bad_steps": state.bad_steps,
-            "unreadable": len(state.unreadable),
-            "time": state.seconds,
-            "clips_per_second": self._clips_per_second,
-            "data_wait": self.clock.data_wait,
-        }
-
-    def _stop_if_diverged(self, result: StepResult, display: Display) -> None:
-        state = self.state
-        if not result.finite:
-            display.say(f"step {state.step}: loss or gradient is not finite; the step is skipped")
-        if state.bad_in_a_row >= self.config.train.max_bad_steps:
-            place = newest_checkpoint(self.run.checkpoints, self.run.last)
-            kept = f"{place} is kept" if place else "there is no checkpoint yet"
-            raise DivergedError(
-                f"loss or gradient was not finite {state.bad_in_a_row} steps in a row, up to step "
-                f"{state.step}; {kept}; try a new run (from it with --init) with a lower train.lr, "
-                "train.clip_grad, or train.precision fp32"
-            )
-
-    def _check_unreadable(self, clips: Clips) -> dict[str, str]:
-        """The videos that were met as unreadable for the first time in this batch: path → reason.
-
-        Raises:
-            TooManyUnreadableError: with them it is more than `train.max_unreadable` of the data.
-        """
-        known = self.state.unreadable
-        new = {path: reason for path, reason in clips.unreadable if path not in known}
-        count, limit = len(known) + len(new), self.config.train.max_unreadable
-        if new and count > limit * len(self.source):
-            path, reason = next(iter(new.items()))
-            raise TooManyUnreadableError(
-                f"{count} of {len(self.source)} videos could not be read, more than "
-                f"train.max_unreadable {limit} allows; the last was {path}: {reason}; "
-                "see `m3video index`, or allow more"
-            )
-        return new
-
-    def _note_unreadable(self, clips: Clips, display: Display) -> None:
-        """Name, count and write down what could not be read while a batch was made."""
-        new = self._check_unreadable(clips)
-        if new:
-            for path, reason in new.items():
-                display.say(f"unreadable: {path}: {reason}")
-            self.state.unreadable.update(new)
-            self.run.write_unreadable({**self.run.read_unreadable(), **new})
-
-    def save(self) -> None:
-        """Write a checkpoint, and the encoder for `load_encoder`."""
-        save_checkpoint(
-            self.run.checkpoints,
-            self.run.last,
-            model=self.trainer.model,
-            optimizer=self.trainer.optimizer,
-            state=self.state,
-            keep=self.config.train.keep,
-        )
-        save_model(self.trainer.model.encoder, self.run.model, self.config.clip)

@@ -51,12 +51,12 @@ class Clock:
 class Display:
     """Progress on stderr: losses, clips a second, time left, share of time waiting for data."""
 
-    def __init__(self, console: Console, steps: int, done: int) -> None:
+    def __init__(self, console: Console, verb: str, steps: int, done: int) -> None:
         self._console = console
         self._steps = steps
         self._said = -PLAIN_EVERY
         self._bar = Progress(
-            TextColumn("pretrain"),
+            TextColumn(verb),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
@@ -66,7 +66,7 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("pretrain", total=steps, completed=done, text="")
+        self._task = self._bar.add_task(verb, total=steps, completed=done, text="")
 
     def update(self, step: int, losses: dict[str, float], rate: float, clock: Clock) -> None:
         """Show a step.

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from m3video.config import PretrainConfig, load_pretrain_config, save_config
+from m3video.config import FinetuneConfig, PretrainConfig, load_config, save_config
 from m3video.errors import CheckpointError, ConfigError
 from m3video.model.checkpoint import read_json, write_json, write_whole, written_whole
 from m3video.train.environment import describe_environment
@@ -46,6 +46,7 @@ MAY_DIFFER = frozenset(
 Another device rounds otherwise; torch's threads stay those of the run's start.
 """
 
+RunConfig = PretrainConfig | FinetuneConfig
 Metrics = dict[str, float | int | None]
 
 
@@ -66,7 +67,7 @@ class RunDirectory:
 
     @property
     def resume_options(self) -> str:
-        """What to give `m3video pretrain` to go on with this run."""
+        """What to give the verb to go on with this run."""
         return f"--config {shlex.quote(str(self.config))} --resume"
 
     def check_free(self) -> None:
@@ -90,7 +91,7 @@ class RunDirectory:
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise ConfigError(f"{self.path}: {above} cannot be written to; choose another --out")
 
-    def check_resume(self, config: PretrainConfig) -> None:
+    def check_resume(self, config: RunConfig) -> None:
         """Refuse to resume where there is no run, or with settings that would make it another one.
 
         Raises:
@@ -101,7 +102,7 @@ class RunDirectory:
             raise CheckpointError(
                 f"{self.path}: no run to resume (no config.yaml); leave out --resume to start one"
             )
-        before = flatten(load_pretrain_config(self.config).model_dump(mode="json"))
+        before = flatten(load_config(type(config), self.config).model_dump(mode="json"))
         now = flatten(config.model_dump(mode="json"))
         for name, value in now.items():
             if name not in MAY_DIFFER and value != before[name]:
@@ -110,7 +111,7 @@ class RunDirectory:
                     f"resume with `{self.resume_options}`, or start a new run with --init"
                 )
 
-    def create(self, config: PretrainConfig, manifest: Manifest | None, device: str) -> None:
+    def create(self, config: RunConfig, manifest: Manifest | None, device: str) -> None:
         """Write the files that describe a run that is about to start."""
         self.path.mkdir(parents=True, exist_ok=True)
         if manifest is not None:
@@ -119,12 +120,12 @@ class RunDirectory:
         write_json(self.environment, {**describe_environment(device), "resumed": []})
         self.write_config(config)
 
-    def write_config(self, config: PretrainConfig) -> None:
+    def write_config(self, config: RunConfig) -> None:
         """Write config.yaml, whole, as it is given back with --config."""
         with written_whole(self.config) as aside:
             save_config(config.model_copy(update={"resume": False}), aside)
 
-    def note_resumption(self, config: PretrainConfig, step: int, device: str) -> None:
+    def note_resumption(self, config: RunConfig, step: int, device: str) -> None:
         """Write down that a run goes on, where, and with which of the settings that may differ."""
         self.write_config(config)
         entry = {"step": step, **describe_environment(device)}
