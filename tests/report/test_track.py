@@ -183,6 +183,21 @@ def test_estimators_stand_side_by_side(
     assert frames.shape == (9, rows * (height + 30) + 8 * (rows - 1), columns * (width + 8) - 8, 3)
 
 
+@pytest.mark.parametrize(("camera", "kept"), [(False, ""), (True, " without the camera")])
+def test_a_film_says_whether_the_camera_was_removed(
+    made_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, camera: bool, kept: str
+) -> None:
+    titles: list[str] = []
+
+    def noted(rows: list[list[tuple[str, track.Frame]]]) -> track.Frame:
+        titles.extend(title for row in rows for title, _ in row)
+        return sheet(rows)
+
+    monkeypatch.setattr(track, "sheet", noted)
+    track.track_video(settings_for(made_clip, tmp_path / "t.mp4", camera=camera, count="8"))
+    assert set(titles) == {f"dis: trajectories{kept}", f"dis: flow{kept}"}
+
+
 def test_page_stands_alone_and_says_what_it_leaves_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

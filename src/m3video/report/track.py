@@ -224,6 +224,7 @@ def drawn(
     """The panels of each frame: for each estimator its titles and pictures."""
     fields: list[Fields] = []
     checked = config.visibility == "forward-backward"
+    kept = " without the camera" if config.camera else ""
     for moment, followers, _ in states:
         if moment.fields is not None:  # the last frame keeps the flow of the pair before it
             fields = [_asked(config, each) for each in moment.fields]
@@ -232,9 +233,9 @@ def drawn(
             panels = []
             if config.show != "flow":
                 picture = tracks_panel(moment.frame, follower, config.length, look)
-                panels.append((f"{name}: trajectories", picture))
+                panels.append((f"{name}: trajectories{kept}", picture))
             if config.show != "tracks":
-                panels.append((f"{name}: flow", flow_panel(flow, look, checked=checked)))
+                panels.append((f"{name}: flow{kept}", flow_panel(flow, look, checked=checked)))
             everything.append(panels)
         yield everything
 
