@@ -38,6 +38,7 @@ from m3video.config.targets import (
 )
 from m3video.config.track import TrackConfig
 from m3video.config.train import ModelConfig, ShapesConfig, TrainConfig
+from m3video.config.weights import ExportConfig, ImportConfig
 
 __all__ = [
     "FLOW_NAMES",
@@ -49,6 +50,7 @@ __all__ = [
     "Config",
     "EmbedConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "FinetuneAugment",
     "FinetuneConfig",
     "FinetuneTrain",
@@ -58,6 +60,7 @@ __all__ = [
     "HofConfig",
     "HogConfig",
     "HogSettings",
+    "ImportConfig",
     "LabelledShapesConfig",
     "MaskConfig",
     "MbhConfig",
