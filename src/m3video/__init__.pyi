@@ -12,6 +12,9 @@ from .train.pretrain import pretrain as pretrain
 from .train.probe import probe as probe
 from .video.augment import normalise as normalise
 from .video.augment import to_clip as to_clip
+from .video.datasets import flip_changes_labels as flip_changes_labels
+from .video.datasets import index_dataset as index_dataset
+from .video.datasets import read_boxes as read_boxes
 from .video.manifest import index as index
 from .video.reader import VideoReader as VideoReader
 from .video.reader import read_frames as read_frames

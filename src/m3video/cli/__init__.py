@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from m3video.cli.benchmark import BENCHMARKS, benchmark
+from m3video.cli.index import index
 from m3video.cli.parse import option, parse
 from m3video.config import PretrainConfig, ProbeConfig, TrackConfig, load_pretrain_config
 from m3video.errors import ConfigError, M3VideoError, RunFailedError
@@ -162,40 +163,6 @@ def _track(arguments: list[str]) -> int:
     return 0
 
 
-def _index(arguments: list[str]) -> int:
-    """Scan and verify videos, and write a manifest."""
-
-    def read(
-        videos: tyro.conf.Positional[str],
-        out: Path,
-        labels_from_folders: bool = False,
-        workers: int = 2,
-        decode: bool = True,
-    ) -> dict[str, Any]:
-        """Scan and verify videos, and write a manifest: a CSV with one row a video.
-
-        Args:
-            videos: a folder, a CSV with a column `path`, or a list of "path label" lines.
-            out: the manifest.
-            labels_from_folders: take each video's label from the folder it lies in.
-            workers: processes that scan.
-            decode: decode every frame to verify it; --no-decode reads packets and the first frame.
-        """
-        return {
-            "videos": videos,
-            "out": out,
-            "labels_from_folders": labels_from_folders,
-            "workers": workers,
-            "decode": decode,
-        }
-
-    settings = parse(read, arguments, verb="index")
-    from m3video.video.manifest import index
-
-    index(**settings)
-    return 0
-
-
 def _report(arguments: list[str]) -> int:
     """Write one self-contained HTML page about a run."""
 
@@ -271,7 +238,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": _pretrain,
     "probe": _probe,
     "track": _track,
-    "index": _index,
+    "index": index,
     "report": _report,
     "demo": _demo,
     "study": _study,

@@ -21,7 +21,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from rich.markup import escape
 
 from m3video.errors import ManifestError
 from m3video.video.scan import Unreadable, Video, scan_videos
+from m3video.video.walk import walk
 
 __all__ = [
     "EXTENSIONS",
@@ -111,11 +112,12 @@ def load_manifest(
         decode=decode,
         progress=progress,
     )
-    _check_some_readable(manifest, source)
+    check_some_readable(manifest, source)
     return manifest
 
 
-def _check_some_readable(manifest: Manifest, source: str | Path) -> None:
+def check_some_readable(manifest: Manifest, source: str | Path) -> None:
+    """Refuse a source none of whose videos can be read."""
     if not manifest.videos:
         bad = manifest.unreadable
         raise ManifestError(
@@ -180,28 +182,25 @@ def _read_source(source: Path) -> Iterator[_Entry]:
 
 
 def _walk(folder: Path) -> list[_Entry]:
-    """Video files below a folder, sorted; linked folders are followed, once each.
+    """Video files below a folder, sorted.
 
     A folder that cannot be opened is an unreadable entry: what it holds is not just missing.
     """
     found: list[_Entry] = []
-    seen: set[str] = set()
 
     def refused(error: OSError) -> None:
         path = Path(error.filename)
-        reason = f"folder cannot be opened: {error.strerror}"
-        found.append(_Entry(path, video=Unreadable(path, reason)))
+        found.append(_Entry(path, video=Unreadable(path, closed_folder(error))))
 
-    for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(parent, name) for name in names if not name.startswith("."))
+    for parent, names in walk(folder, refused):
+        paths = (Path(parent, name) for name in names)
         found.extend(_Entry(path) for path in paths if path.suffix.lower() in EXTENSIONS)
     return sorted(found, key=lambda entry: entry.path)
+
+
+def closed_folder(error: OSError) -> str:
+    """Why the videos of a folder cannot be read."""
+    return f"folder cannot be opened: {error.strerror}"
 
 
 def _read_csv(source: Path, lines: Iterable[str], delimiter: str) -> Iterator[_Entry]:
@@ -280,20 +279,24 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     rows: list[list[object]] = [["path", *_FACTS, "label", *extras]]
     folder = path.parent.resolve()
     for video in manifest.videos:
-        absolute = Path(os.path.abspath(video.path))  # noqa: PTH100 - links stay as they are
-        below = absolute.is_relative_to(folder)
         rows.append(
             [
-                absolute.relative_to(folder) if below else absolute,
+                path_in_csv(video.path, folder),
                 *(getattr(video, name) for name in _FACTS),
                 video.label or "",
                 *(video.extra.get(name, "") for name in extras),
             ]
         )
-    _write_csv(path, rows)
+    write_csv(path, rows)
 
 
-def _write_csv(path: Path, rows: list[list[object]]) -> None:
+def path_in_csv(path: Path, folder: Path) -> str:
+    """How a CSV in a resolved folder names a file: relative if it lies below it, else absolute."""
+    absolute = os.path.abspath(path)  # noqa: PTH100 - links stay as they are
+    return absolute.removeprefix(os.path.join(folder, ""))  # noqa: PTH118 - hundreds of thousands
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write a whole CSV or none: aside, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -325,9 +328,7 @@ def index(
     as for `load_manifest`.
     """
     out = Path(out)
-    _check_place(out)
-    if workers < 0:
-        raise ManifestError(f"workers {workers}: use 0 (no processes) or more")
+    check_arguments(out, workers)
     manifest = _scan_source(
         Path(videos),
         workers=workers,
@@ -341,19 +342,21 @@ def index(
     beside.unlink(missing_ok=True)  # of an earlier scan
     if manifest.unreadable:
         bad = [[entry.path, entry.reason] for entry in manifest.unreadable]
-        _write_csv(beside, [["path", "reason"], *bad])
+        write_csv(beside, [["path", "reason"], *bad])
     _print_summary(manifest, out)
-    _check_some_readable(manifest, videos)
+    check_some_readable(manifest, videos)
     return manifest
 
 
-def _check_place(out: Path) -> None:
-    """Refuse a place that cannot be written, before hours of scanning."""
+def check_arguments(out: Path, workers: int) -> None:
+    """Refuse what cannot be done, such as a place to write to, before hours of scanning."""
     if out.is_dir():
         raise ManifestError(f"{out}: is a folder; give the name of a CSV file to write")
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ManifestError(f"{out}: cannot be written, as {above} is not a folder that can be")
+    if workers < 0:
+        raise ManifestError(f"workers {workers}: use 0 (no processes) or more")
 
 
 def _print_summary(manifest: Manifest, out: Path) -> None:

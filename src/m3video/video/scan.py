@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from m3video.errors import VideoError
 from m3video.video.reader import VideoReader
+
+_AHEAD = 64  # files a process that wait for it, so that it is never idle
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,32 @@ def _in_turn(paths: Sequence[Path], decode: bool) -> Iterator[Video | Unreadable
 def _in_processes(
     paths: Sequence[Path], workers: int, decode: bool
 ) -> Iterator[Video | Unreadable]:
-    with ProcessPoolExecutor(min(workers, len(paths))) as pool:
-        futures = [pool.submit(scan_video, path, decode) for path in paths]
-        try:
-            for path, future in zip(paths, futures, strict=True):
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    # One file ended a process, which ends the pool: find out which, one by one.
-                    yield _alone(path, decode)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    """Scan in processes, a bounded number of files ahead: lists may hold hundreds of thousands."""
+    workers = min(workers, len(paths))
+    pool = ProcessPoolExecutor(workers)
+    waiting: deque[tuple[Path, Future[Video | Unreadable]]] = deque()
+    try:
+        for path in paths:
+            if len(waiting) >= _AHEAD * workers:
+                yield _result(*waiting.popleft(), decode)
+            try:
+                future = pool.submit(scan_video, path, decode)
+            except BrokenProcessPool:  # a file before this one ended a process
+                pool = ProcessPoolExecutor(workers)
+                future = pool.submit(scan_video, path, decode)
+            waiting.append((path, future))
+        while waiting:
+            yield _result(*waiting.popleft(), decode)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(path: Path, future: Future[Video | Unreadable], decode: bool) -> Video | Unreadable:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        # One file ended a process, which ends the pool: find out which, one by one.
+        return _alone(path, decode)
 
 
 def _alone(path: Path, decode: bool) -> Video | Unreadable:

@@ -1,0 +1,27 @@
+"""Walk a folder: each folder is listed once, by one scan and without a look at its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def walk(folder: Path, refused: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Every folder from this one down, and the names of its files, in the order of the disk.
+
+    Hidden files and folders are left out; linked folders are followed, once each.
+
+    Args:
+        folder: where to begin.
+        refused: told of each folder that cannot be opened.
+    """
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield parent, [name for name in names if not name.startswith(".")]
