@@ -44,7 +44,7 @@ def test_a_cell_is_its_recipe_under_the_base_under_its_settings(tmp_path: Path) 
     [
         ({"cells": {}}, "cells: "),
         ({"cells": {"a/b": {}}}, "cells.a/b"),
-        ({"cells": {"a": {"recipes": "mme"}}}, "cells.a.recipes: Extra inputs"),
+        ({"cells": {"a": {"recipes": "mme"}}}, "cells.a.recipes: no such setting; there are "),
         ({"seeds": [1, 1]}, "seeds: [1, 1] names a seed twice"),
         ({"cells": {"a": {"seeds": [2, 2]}}}, "cells.a.seeds: [2, 2] names a seed twice"),
         ({"base": {"data": "x"}}, "base.data: is set by the study"),
@@ -52,7 +52,7 @@ def test_a_cell_is_its_recipe_under_the_base_under_its_settings(tmp_path: Path) 
         ({"base": {"train": {"seed": 1}}}, "base.train.seed: seeds are given by `seeds`"),
         ({"base": {"train": 5}}, "base.train: settings by name are wanted (got 5)"),
         ({"probe": {"untrained": True}}, "probe.untrained: is set by the study"),
-        ({"probe": {"epoch": 1}}, "probe.epoch: Extra inputs"),
+        ({"probe": {"epoch": 1}}, "probe.epoch: no such setting; there are "),
         ({"finetune": {"labels": []}}, "finetune.labels"),
         ({"finetune": {"labels": [20, 20]}}, "finetune: labels: [20, 20] names a number twice"),
         ({"cells": {"a": {}, "b": {}, "A": {}}}, "cells.A: differs from cell a in upper and lower"),
@@ -204,7 +204,10 @@ def test_a_file_that_is_no_study_is_one_line(tmp_path: Path) -> None:
     for text, words in (
         ("- a", "not a mapping"),
         ("a: [", "cannot be read as a YAML study"),
-        ("name: x\ndata: y\ncells: {a: {recipy: z}}", "cells.a.recipy: Extra inputs"),
+        (
+            "name: x\ndata: y\ncells: {a: {recipy: z}}",
+            "cells.a.recipy: no such setting; there are ",
+        ),
     ):
         path = tmp_path / "study.yaml"
         path.write_text(text)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from m3video.errors import ConfigError
 
@@ -17,6 +18,20 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_known(cls, data: Any) -> Any:
+        """Say which names there are, which pydantic's own refusal of extra ones does not."""
+        for name in data if isinstance(data, dict) else ():
+            if name not in cls.model_fields:
+                there = ", ".join(cls.model_fields)
+                raise PydanticCustomError(
+                    "unknown_setting",
+                    "no such setting; there are {there}",
+                    {"there": there, "name": name},
+                )
+        return data
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -49,8 +64,11 @@ def load_config(kind: type[ConfigKind], path: Path) -> ConfigKind:
 def one_line(error: ValidationError) -> str:
     """The first problem of a validation error, and how many more there are, in one line."""
     first, *rest = error.errors()
-    where = ".".join(str(part) for part in first["loc"])
+    unknown = first["type"] == "unknown_setting"
+    loc = [*first["loc"], first["ctx"]["name"]] if unknown else first["loc"]
+    where = ".".join(str(part) for part in loc)
     message = first["msg"].removeprefix("Value error, ")
-    value = "" if first["type"] in {"value_error", "missing"} else f" (got {first['input']!r})"
+    told = unknown or first["type"] in {"value_error", "missing"}
+    value = "" if told else f" (got {first['input']!r})"
     more = f"; and {len(rest)} more problems" if rest else ""
     return f"{where}: {message}{value}{more}" if where else f"{message}{value}{more}"
