@@ -15,17 +15,11 @@ from m3video.config import ClipConfig, ProbeConfig
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import save_model
 from m3video.model.vit import VisionTransformer
-from m3video.train.evaluate import (
-    LinearChoice,
-    _hold_out,
-    evaluate_features,
-    fit_linear,
-    folds,
-    linear_probe,
-    nearest_neighbours,
-)
+from m3video.train.evaluate import evaluate_features
 from m3video.train.features import Features, extract_features
+from m3video.train.linear import GridPoint, fit_linear, nearest_neighbours
 from m3video.train.probe import probe, probe_metadata
+from m3video.train.splits import folds, hold_out
 from m3video.video.augment import normalise
 from m3video.video.loader import VideoClips, make_eval_loader
 from m3video.video.manifest import load_manifest
@@ -53,7 +47,7 @@ def test_separable_features_are_found_and_noise_is_not(gap: float, low: float, h
     values, labels = clouds(300, 4, gap)
     features = Features(values, labels, torch.arange(300), [])
     splits = folds(labels, None, 5, seed=0)
-    result = evaluate_features(features, splits, classes=4, config=config())
+    result = evaluate_features(features, splits, names="abcd", config=config())
     assert low <= result["linear"] <= high
     assert low <= result["knn"] <= high
     assert result["chance"] == 0.25
@@ -62,7 +56,7 @@ def test_separable_features_are_found_and_noise_is_not(gap: float, low: float, h
 
 def test_the_grid_in_one_pass_equals_its_members_alone() -> None:
     values, labels = clouds(100, 3, 1.0)
-    grid = [LinearChoice(0.1, 0.0), LinearChoice(0.01, 0.1)]
+    grid = [GridPoint(0.1, 0.0), GridPoint(0.01, 0.1)]
     together = fit_linear(values, labels, grid, classes=3, config=config())
     for point, head in zip(grid, together, strict=True):
         (alone,) = fit_linear(values, labels, [point], classes=3, config=config())
@@ -77,7 +71,7 @@ def test_a_separable_problem_is_solved_as_scipy_solves_it() -> None:
     values, labels = clouds(90, 3, 0.7)
     decay = 0.05
     (head,) = fit_linear(
-        values, labels, [LinearChoice(0.3, decay)], classes=3, config=config(epochs=400)
+        values, labels, [GridPoint(0.3, decay)], classes=3, config=config(epochs=400)
     )
 
     def loss(flat: object) -> tuple[float, object]:
@@ -266,7 +260,7 @@ def test_k_is_how_many_neighbours_vote() -> None:
     features = Features(values, labels, torch.arange(60), [])
     splits = folds(labels, None, 5, seed=0)
     for k in (1, 48):
-        result = evaluate_features(features, splits, classes=3, config=config(neighbours=k))
+        result = evaluate_features(features, splits, names="abc", config=config(neighbours=k))
         hits = 0
         for train, test in splits:
             spread = (values - values[train].mean(0)) / values[train].std(0)
@@ -284,7 +278,7 @@ def test_features_are_standardised_by_the_training_videos_alone() -> None:
     hits = []
     for these in (values, far):
         features = Features(these, labels, torch.arange(80), [])
-        result = evaluate_features(features, [(train, test)], classes=2, config=config())
+        result = evaluate_features(features, [(train, test)], names="ab", config=config())
         hits.append(round(20 * result["linear"]))
     assert abs(hits[0] - hits[1]) <= 1
     assert hits[0] >= 16
@@ -320,10 +314,10 @@ def test_the_grid_is_chosen_from_on_videos_that_it_was_not_fitted_to(
     fitted: list[int] = []
 
     def fit(
-        rows: torch.Tensor, given: torch.Tensor, grid: list[LinearChoice], **_: object
+        rows: torch.Tensor, given: torch.Tensor, grid: list[GridPoint], **_: object
     ) -> list[torch.nn.Linear]:
         fitted.append(len(rows))
-        known = rows.sum(0) > 0
+        known = rows.amax(0) > 1  # the one of each row, standardised
         heads = []
         for point in grid:
             head = torch.nn.Linear(20, 2, bias=False).requires_grad_(False)
@@ -332,18 +326,21 @@ def test_the_grid_is_chosen_from_on_videos_that_it_was_not_fitted_to(
             heads.append(head)
         return heads
 
-    monkeypatch.setattr("m3video.train.evaluate.fit_linear", fit)
+    monkeypatch.setattr("m3video.train.linear.fit_linear", fit)
     grid = config(lr=(0.3, 0.1), weight_decay=(0.0,))
-    choice, _ = linear_probe(values, labels, values, classes=2, config=grid)
-    assert choice == LinearChoice(0.1, 0.0)
+    features = Features(values, labels, torch.arange(20), [])
+    result = evaluate_features(
+        features, [(torch.arange(20), torch.arange(20))], names="ab", config=grid
+    )
+    assert result["chosen"] == [{"lr": 0.1, "weight_decay": 0.0}]
     assert fitted == [16, 20], "the chosen one is fitted again to all"
 
 
 def test_settings_are_chosen_on_whole_groups() -> None:
     groups = [name for name in "abcdefghij" for _ in range(3)]
-    kept, held = _hold_out(groups, seed=0)
+    kept, held = hold_out(groups, seed=0)
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(30))
     assert len(held) == 6, "a fifth of the groups"
     assert not {groups[i] for i in kept} & {groups[i] for i in held}
     with pytest.raises(ConfigError, match="only one group"):
-        _hold_out(["a"] * 5, seed=0)
+        hold_out(["a"] * 5, seed=0)

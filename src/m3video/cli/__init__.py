@@ -17,7 +17,8 @@ import tyro
 from m3video.cli.benchmark import BENCHMARKS, benchmark
 from m3video.cli.index import index
 from m3video.cli.parse import option, parse
-from m3video.config import PretrainConfig, ProbeConfig, TrackConfig, load_pretrain_config
+from m3video.cli.probe import probe
+from m3video.config import PretrainConfig, TrackConfig, load_pretrain_config
 from m3video.errors import ConfigError, M3VideoError, RunFailedError
 from m3video.recipes import RECIPES, recipe_config
 
@@ -145,15 +146,6 @@ def _pretrain(arguments: list[str]) -> int:
     return 0
 
 
-def _probe(arguments: list[str]) -> int:
-    """Measure frozen features: linear probe and nearest neighbours on labelled videos."""
-    config = parse(ProbeConfig, arguments, verb="probe")
-    from m3video.train.probe import format_result, probe
-
-    print(format_result(probe(config)))
-    return 0
-
-
 def _track(arguments: list[str]) -> int:
     """Look at the motion of a video: trajectories and flow as a film, a page or numbers."""
     config = parse(TrackConfig, arguments, verb="track")
@@ -236,7 +228,7 @@ def _study(arguments: list[str]) -> int:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": _pretrain,
-    "probe": _probe,
+    "probe": probe,
     "track": _track,
     "index": index,
     "report": _report,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track as progress
 from torch import Tensor
 
 from m3video.config import ClipConfig
 from m3video.model.vit import VisionTransformer
+from m3video.train.tokens import TokenFile
 from m3video.video.augment import normalise
 from m3video.video.loader import ClipSource, make_eval_loader
 
@@ -25,6 +28,8 @@ class Features:
         videos: int64 [V], the positions of the videos in the data set.
         unreadable: (path, reason) of the videos that are missing from it.
         groups: name of what each video belongs to and must not be split; None: each is alone.
+        clips: int64 [M], the row in `values` of the video of each clip, in the order of encoding.
+        tokens: float16 [M, N, D] of these clips, mapped from a file; None where they are not kept.
     """
 
     values: Tensor
@@ -32,6 +37,8 @@ class Features:
     videos: Tensor
     unreadable: list[tuple[str, str]]
     groups: list[str] | None = None
+    clips: Tensor | None = None
+    tokens: NDArray[np.float16] | None = None
 
 
 @torch.inference_mode()
@@ -45,6 +52,7 @@ def extract_features(
     workers: int = 0,
     device: torch.device,
     title: str = "features",
+    keep: TokenFile | None = None,
 ) -> Features:
     """Encode every clip of `source` once and average over tokens and over the clips of a video.
 
@@ -60,12 +68,14 @@ def extract_features(
         workers: data worker processes.
         device: where the encoder runs.
         title: the name of the progress bar.
+        keep: where the tokens of every clip go; what is there already stays before them.
     """
     encoder = encoder.eval().to(device)
     sums = torch.zeros(len(source) // segments, encoder.width)
     counts = torch.zeros(len(source) // segments)
     labels = torch.full((len(source) // segments,), -1)
     unreadable: list[tuple[str, str]] = []
+    encoded: list[Tensor] = []
     loader = make_eval_loader(source, batch=batch, workers=workers)
     total = -(-len(source) // batch)
     console = Console(stderr=True)
@@ -83,8 +93,12 @@ def extract_features(
         if len(clips.index) == 0:
             continue
         frames = normalise(clips.frames[:, : clip.frames].to(device))
-        pooled = encoder(frames).float().mean(1).cpu()
+        tokens = encoder(frames)
+        pooled = tokens.float().mean(1).cpu()
+        if keep is not None:
+            keep.append(tokens)
         video = clips.index // segments
+        encoded.append(video)
         sums.index_add_(0, video, pooled)
         counts.index_add_(0, video, torch.ones(len(video)))
         labels[video] = clips.label
@@ -94,4 +108,6 @@ def extract_features(
         labels=labels[seen],
         videos=seen.nonzero().squeeze(1),
         unreadable=unreadable,
+        clips=(seen.cumsum(0) - 1)[torch.cat(encoded)] if encoded else torch.empty(0).long(),
+        tokens=None if keep is None else keep.read(),
     )

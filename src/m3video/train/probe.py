@@ -3,28 +3,32 @@
 - encodes every labelled video once (`features.py`);
 - splits by the manifest's column `split` (`test`, or `val` where there is no `test`), or by
   cross-validation over folds;
-- fits linear probes and asks the nearest neighbours (`evaluate.py`);
+- fits linear and attentive probes and asks the nearest neighbours, with all labels and with few
+  (`evaluate.py`);
 - writes one JSON file with accuracies between 0 and 1.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from m3video.config import ClipConfig, ProbeConfig
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder, write_json
 from m3video.model.vit import VisionTransformer
-from m3video.train.evaluate import Split, evaluate_features, folds
+from m3video.train.evaluate import evaluate_features
 from m3video.train.features import Features, extract_features
 from m3video.train.labelled import shapes_test, shapes_train
+from m3video.train.splits import Split, check_shots, folds
 from m3video.train.step import choose_device
+from m3video.train.tokens import TokenFile, open_tokens
 from m3video.video.loader import ClipSource, VideoClips
 from m3video.video.manifest import Manifest, Video, load_manifest
 from m3video.video.moving_shapes import CLASSES
@@ -36,12 +40,15 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 
     Returns:
         data, init, untrained, classes, chance (share of the commonest class in the test videos),
-        linear and knn (accuracies), clips {train, test} (videos in each part), chosen (lr and
-        weight_decay a fold), confusion (rows: truth), labels, unreadable; for moving shapes also
-        by_texture (the linear probe's accuracy on the test clips of each texture).
+        linear, knn and attentive (accuracies of the kinds asked for), clips {train, test} (videos
+        in each part), labels, unreadable. With `linear` chosen (lr and weight_decay a fold),
+        confusion (rows: truth) and, for moving shapes, by_texture (its accuracy on the test clips
+        of each texture); with `attentive` attentive_chosen and attentive_confusion; with shots
+        few_shot {kind: {shots: {mean, error, accuracies}}}, the standard error over the draws.
 
     Raises:
-        ConfigError: no labels, too few videos to split, or `out` is a folder.
+        ConfigError: no labels, too few videos to split or for the shots, no room for tokens, or
+            `out` is a folder.
         CheckpointError: `init` holds no encoder.
     """
     encoder = load_encoder(config.init)
@@ -65,6 +72,8 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 
 
 def _shapes_result(encoder: VisionTransformer, config: ProbeConfig) -> dict[str, Any]:
+    labels = torch.arange(config.train_clips) % len(CLASSES)
+    check_shots(labels, [(torch.arange(len(labels)), labels)], config.shots, CLASSES)
     train = shapes_train(encoder.clip, config.train_clips, config.texture)
     tests = shapes_test(encoder.clip, config.test_clips, config.texture)
     textures = [source.texture for source in tests for _ in range(len(source))]
@@ -73,12 +82,33 @@ def _shapes_result(encoder: VisionTransformer, config: ProbeConfig) -> dict[str,
 
 
 def _video_result(encoder: VisionTransformer, config: ProbeConfig) -> dict[str, Any]:
-    features, splits, labels = _video_features(encoder, config)
+    manifest = _labelled_manifest(config)
+    known = torch.tensor([manifest.labels.index(str(video.label)) for video in manifest.videos])
+    planned = _splits(list(manifest.videos), known, config)
+    check_shots(known, planned, config.shots, manifest.labels)
+    with _token_file(encoder, len(manifest.videos) * config.segments, config) as keep:
+        features = _video_features(encoder, manifest, config, keep)
+        videos = [manifest.videos[i] for i in features.videos.tolist()]
+        splits = _splits(videos, features.labels, config)
+        measured = evaluate_features(features, splits, names=manifest.labels, config=config)
     return {
-        **evaluate_features(features, splits, classes=len(labels), config=config),
-        "labels": list(labels),
+        **measured,
+        "labels": list(manifest.labels),
         "unreadable": [list(entry) for entry in features.unreadable],
     }
+
+
+@contextmanager
+def _token_file(
+    encoder: VisionTransformer, clips: int, config: ProbeConfig
+) -> Iterator[TokenFile | None]:
+    """A file for the tokens of all clips, beside the result; None where no probe reads them."""
+    if "attentive" not in config.kinds:
+        yield None
+        return
+    shape = encoder.clip.token_count, encoder.width
+    with open_tokens(_result_path(config).parent, clips=clips, shape=shape) as keep:
+        yield keep
 
 
 def untrained_like(encoder: VisionTransformer, seed: int) -> VisionTransformer:
@@ -97,6 +127,7 @@ def probe_metadata(config: ProbeConfig) -> dict[str, Any]:
     """Probe width, height, number of frames and rate of videos: what needs no pixel to be known.
 
     Labels that these tell are no proof of what an encoder has seen. `config.init` is not read.
+    There are no tokens, so an attentive probe is left out.
 
     Returns:
         As `probe`, less init and untrained; nothing is written.
@@ -111,10 +142,12 @@ def probe_metadata(config: ProbeConfig) -> dict[str, Any]:
         unreadable=[(str(entry.path), entry.reason) for entry in manifest.unreadable],
         groups=_groups(videos, config),
     )
-    splits = _splits(videos, features, config)
+    splits = _splits(videos, features.labels, config)
+    kinds = tuple(kind for kind in config.kinds if kind != "attentive")
+    config = config.model_copy(update={"kinds": kinds})
     return {
         "data": config.data,
-        **evaluate_features(features, splits, classes=len(manifest.labels), config=config),
+        **evaluate_features(features, splits, names=manifest.labels, config=config),
         "labels": list(manifest.labels),
         "unreadable": [list(entry) for entry in features.unreadable],
     }
@@ -137,9 +170,8 @@ def _labelled_manifest(config: ProbeConfig) -> Manifest:
 
 
 def _video_features(
-    encoder: VisionTransformer, config: ProbeConfig
-) -> tuple[Features, list[Split], tuple[str, ...]]:
-    manifest = _labelled_manifest(config)
+    encoder: VisionTransformer, manifest: Manifest, config: ProbeConfig, keep: TokenFile | None
+) -> Features:
     clip: ClipConfig = encoder.clip
     source = VideoClips(
         manifest, clip=clip, plan=plan_clip(clip, 0), augment=None, segments=config.segments
@@ -152,13 +184,13 @@ def _video_features(
         batch=config.batch,
         workers=config.workers,
         device=choose_device(config.device),
+        keep=keep,
     )
     skipped = [(str(entry.path), entry.reason) for entry in manifest.unreadable]
     videos = [manifest.videos[i] for i in features.videos.tolist()]
-    features = replace(
+    return replace(
         features, unreadable=skipped + features.unreadable, groups=_groups(videos, config)
     )
-    return features, _splits(videos, features, config), manifest.labels
 
 
 def _groups(videos: list[Video], config: ProbeConfig) -> list[str] | None:
@@ -172,7 +204,7 @@ def _groups(videos: list[Video], config: ProbeConfig) -> list[str] | None:
     return [video.extra[config.group] for video in videos]
 
 
-def _splits(videos: list[Video], features: Features, config: ProbeConfig) -> list[Split]:
+def _splits(videos: list[Video], labels: Tensor, config: ProbeConfig) -> list[Split]:
     named = [video.extra.get("split", "") for video in videos]
     if any(named):
         tested = "test" if "test" in named else "val"
@@ -185,7 +217,7 @@ def _splits(videos: list[Video], features: Features, config: ProbeConfig) -> lis
                 "`test` for every video"
             )
         return [(train, test)]
-    return folds(features.labels, features.groups, config.folds, config.seed)
+    return folds(labels, _groups(videos, config), config.folds, config.seed)
 
 
 def probe_shapes(
@@ -204,30 +236,31 @@ def probe_shapes(
         textures: of each test clip; what the clips of each kind alone score is `by_texture`.
         config: how to probe.
     """
-    parts = [
-        extract_features(
-            encoder,
-            source,
-            clip=encoder.clip,
-            batch=config.batch,
-            workers=config.workers,
-            device=choose_device(config.device),
+    with _token_file(encoder, sum(map(len, (train, *tests))), config) as keep:
+        parts = [
+            extract_features(
+                encoder,
+                source,
+                clip=encoder.clip,
+                batch=config.batch,
+                workers=config.workers,
+                device=choose_device(config.device),
+                keep=keep,
+            )
+            for source in (train, *tests)
+        ]
+        labels = torch.cat([part.labels for part in parts])
+        merged = Features(
+            values=torch.cat([part.values for part in parts]),
+            labels=labels,
+            videos=torch.arange(len(labels)),
+            unreadable=[],
+            clips=torch.arange(len(labels)),
+            tokens=parts[-1].tokens,  # the file holds those of all parts
         )
-        for source in (train, *tests)
-    ]
-    labels = torch.cat([part.labels for part in parts])
-    merged = Features(
-        values=torch.cat([part.values for part in parts]),
-        labels=labels,
-        videos=torch.arange(len(labels)),
-        unreadable=[],
-    )
-    count = len(train)
-    split = (torch.arange(count), torch.arange(count, len(labels)))
-    every = [*[""] * count, *textures]
-    return evaluate_features(
-        merged, [split], classes=len(CLASSES), config=config, textures=every if textures else ()
-    )
+        split = (torch.arange(len(train)), torch.arange(len(train), len(labels)))
+        every = [*[""] * len(train), *textures] if textures else []
+        return evaluate_features(merged, [split], names=CLASSES, config=config, textures=every)
 
 
 def _result_path(config: ProbeConfig) -> Path:
@@ -238,6 +271,28 @@ def _result_path(config: ProbeConfig) -> Path:
     return config.init / f"probe-{name}{suffix}.json"
 
 
+KIND_NAMES = {"linear": "linear probe", "attentive": "attentive probe", "knn": "k-NN"}
+"""What the kinds are called in tables."""
+
+
 def format_result(result: dict[str, Any]) -> str:
-    """One line for the terminal."""
-    return json.dumps({key: round(result[key], 4) for key in ("linear", "knn", "chance")})
+    """A table for the terminal: accuracies in per cent, with all labels and with few."""
+    few = result.get("few_shot", {})
+    shots = list(dict.fromkeys(count for found in few.values() for count in found))
+    rows = [["", "all labels", *(f"{count} a class" for count in shots)]]
+    for kind, name in KIND_NAMES.items():
+        if kind not in result:
+            continue
+        drawn = [few[kind][count] for count in shots]
+        cells = [f"{100 * entry['mean']:.1f} ± {100 * entry['error']:.1f}" for entry in drawn]
+        rows.append([name, f"{100 * result[kind]:.1f} %", *cells])
+    rows.append(["chance", f"{100 * result['chance']:.1f} %", *("" for _ in shots)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Tokens of many clips, kept on the disk while a probe reads them again and again.
+
+- One file without a name: it goes with its process, however that ends.
+- Layer-normalised, so that float16 holds every value: none is larger than √D.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from m3video.errors import ConfigError
+
+
+class TokenFile:
+    """Clips' tokens are appended, then read; `open_tokens` makes one.
+
+    Args:
+        file: an open file, empty.
+        shape: N and D of a clip.
+    """
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, int]) -> None:
+        self._file = file
+        self._shape = shape
+        self._count = 0
+
+    def append(self, tokens: Tensor) -> None:
+        """Add clips: [B, N, D], on any device."""
+        self._file.write(pack_tokens(tokens).tobytes())
+        self._count += len(tokens)
+
+    def read(self) -> NDArray[np.float16]:
+        """All clips so far, float16 [M, N, D], mapped and not in memory."""
+        self._file.flush()
+        return np.memmap(self._file, dtype=np.float16, mode="r", shape=(self._count, *self._shape))
+
+
+@contextmanager
+def open_tokens(folder: Path, *, clips: int, shape: tuple[int, int]) -> Iterator[TokenFile]:
+    """A file for the tokens of clips, in a folder where it has no name.
+
+    Args:
+        folder: tells the disk.
+        clips: how many will come.
+        shape: N and D of a clip.
+
+    Raises:
+        ConfigError: the disk has no room for them.
+    """
+    needed = 2 * clips * shape[0] * shape[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"{folder}: the attentive probe keeps {needed / 1e9:.1f} GB of tokens there while it "
+            f"runs, and {free / 1e9:.1f} GB are free; write --out to another disk, or use fewer "
+            "--segments"
+        )
+    with tempfile.TemporaryFile(dir=folder) as file:
+        yield TokenFile(file, shape)
+
+
+def pack_tokens(tokens: Tensor) -> NDArray[np.float16]:
+    """What is kept of tokens [..., D]: each with mean 0 and deviation 1, float16."""
+    normed = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
+    packed: NDArray[np.float16] = normed.half().cpu().numpy()
+    return packed
