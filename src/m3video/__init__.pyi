@@ -1,6 +1,10 @@
+from .config import EvaluateConfig as EvaluateConfig
+from .config import FinetuneConfig as FinetuneConfig
 from .config import PretrainConfig as PretrainConfig
 from .config import ProbeConfig as ProbeConfig
 from .errors import M3VideoError as M3VideoError
+from .finetune_recipes import FINETUNE_RECIPES as FINETUNE_RECIPES
+from .finetune_recipes import finetune_config as finetune_config
 from .model.checkpoint import load_classifier as load_classifier
 from .model.checkpoint import load_encoder as load_encoder
 from .motion.trajectory import Tracks as Tracks
@@ -8,6 +12,8 @@ from .motion.trajectory import track as track
 from .recipes import RECIPES as RECIPES
 from .recipes import recipe_config as recipe_config
 from .report.page import write_report as write_report
+from .train.classify import finetune as finetune
+from .train.multiview import evaluate as evaluate
 from .train.pretrain import pretrain as pretrain
 from .train.probe import probe as probe
 from .video.augment import normalise as normalise

@@ -62,7 +62,7 @@ def test_one_seed_is_one_result_and_another_is_another() -> None:
 
 def test_layers_learn_the_slower_the_deeper_they_lie() -> None:
     model = Classifier(encoder(), ("right", "left"))
-    groups = layer_groups(model, config(layer_decay=0.5, weight_decay=0.1))
+    groups = layer_groups(model, layer_decay=0.5, weight_decay=0.1)
     scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert len(scale) == sum(1 for _ in model.parameters()), "every weight is in one group"

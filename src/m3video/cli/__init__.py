@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from m3video.cli.benchmark import BENCHMARKS, benchmark
+from m3video.cli.classify import evaluate, finetune
 from m3video.cli.index import index
 from m3video.cli.parse import option, parse
 from m3video.cli.probe import probe
@@ -229,6 +230,8 @@ def _study(arguments: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": _pretrain,
     "probe": probe,
+    "finetune": finetune,
+    "evaluate": evaluate,
     "track": _track,
     "index": index,
     "report": _report,

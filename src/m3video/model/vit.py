@@ -111,11 +111,26 @@ class Mlp(nn.Module):
         return cast(Tensor, self.fc2(gelu(self.fc1(x))))
 
 
+def drop_path(branch: Tensor, share: float) -> Tensor:
+    """Stochastic depth (arXiv 1603.09382): [B, …], whole samples of it zero with chance `share`.
+
+    The others are divided by 1 − share, so that the mean stays. Draws from torch's generator.
+    """
+    kept = torch.rand(len(branch), device=branch.device) >= share
+    scale = kept.to(branch.dtype) / (1 - share)
+    return branch * scale.view(-1, *[1] * (branch.ndim - 1))
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block.
+
+    Attributes:
+        drop_path: chance that a branch is left out for a sample in training.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, norm_eps: float) -> None:
         super().__init__()
+        self.drop_path = 0.0
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
@@ -123,8 +138,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, skip: int = 0) -> Tensor:
         """[B, N, D] -> [B, N - skip, D]: the first `skip` tokens are context, not returned."""
-        x = x[:, skip:] + self.attention(self.norm1(x), skip)
-        return x + cast(Tensor, self.mlp(self.norm2(x)))
+        x = x[:, skip:] + self._branch(self.attention(self.norm1(x), skip))
+        return x + self._branch(self.mlp(self.norm2(x)))
+
+    def _branch(self, branch: Tensor) -> Tensor:
+        return drop_path(branch, self.drop_path) if self.training and self.drop_path else branch
 
 
 class VisionTransformer(nn.Module):
@@ -212,6 +230,12 @@ class VisionTransformer(nn.Module):
         positions = interpolate_positions(table, position_grid, clip.tokens)
         self.clip, self.tokens, self.position_grid = clip, clip.tokens, position_grid
         self.positions = positions.to(self.positions)
+
+    def set_drop_path(self, share: float) -> None:
+        """Have block i of the n blocks be left out with chance share · i / (n − 1) in training."""
+        last = max(len(self.blocks) - 1, 1)
+        for number, block in enumerate(self.blocks):
+            cast(Block, block).drop_path = share * number / last
 
     def take_norm(self) -> nn.LayerNorm:
         """Give up the last norm, with its weights; a fresh one where the encoder has none."""

@@ -1,4 +1,4 @@
-"""Fine-tuning: a classifier on top of the encoder, and all weights trained on labels.
+"""Short fine-tuning in memory, as studies do; `classify` is the full recipe.
 
 - Blocks learn the slower the farther they are from the classifier (layer-wise decay, arXiv
   2106.08254), so that what was pre-trained is kept where it is most general.
@@ -46,7 +46,7 @@ def finetune(
         DivergedError: the loss is not finite.
     """
     model = Classifier(encoder, train.labels).to(device).train()
-    groups = layer_groups(model, config)
+    groups = layer_groups(model, layer_decay=config.layer_decay, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=True)
     schedule = Schedule(
         config.steps,
@@ -79,7 +79,9 @@ def finetune(
     }
 
 
-def layer_groups(model: Classifier, config: ShortFinetuneConfig) -> list[dict[str, Any]]:
+def layer_groups(
+    model: Classifier, *, layer_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
     """AdamW's groups: matrices, which decay, and others, of each layer.
 
     `lr_scale` is layer_decay to the power of the layers above: 0 for norm and head, 1 for the last
@@ -90,8 +92,8 @@ def layer_groups(model: Classifier, config: ShortFinetuneConfig) -> list[dict[st
     layers: list[nn.Module] = [top, *reversed(encoder.blocks), encoder.patch_embed]
     groups: list[dict[str, Any]] = []
     for above, layer in enumerate(layers):
-        for group in parameter_groups(layer, config.weight_decay):
-            groups.append({**group, "lr": 0.0, "lr_scale": config.layer_decay**above})
+        for group in parameter_groups(layer, weight_decay):
+            groups.append({**group, "lr": 0.0, "lr_scale": layer_decay**above})
     return [group for group in groups if group["params"]]
 
 

@@ -100,7 +100,7 @@ class ClipSource(Protocol):
         ...
 
 
-class _UnreadableError(VideoError):
+class UnreadableError(VideoError):
     """Which video cannot be read, and why; a path may hold any text, also ": "."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -110,7 +110,7 @@ class _UnreadableError(VideoError):
 
 def _named(error: VideoError) -> tuple[str, str]:
     """Path and reason."""
-    if isinstance(error, _UnreadableError):
+    if isinstance(error, UnreadableError):
         return error.named
     path, _, reason = str(error).partition(": ")
     return path, reason
@@ -159,7 +159,7 @@ class VideoClips:
             frames, real, extras = self._span(video, segment, generator)
         except VideoError as error:
             path = str(video.path)
-            raise _UnreadableError(path, str(error).removeprefix(f"{path}: ")) from error
+            raise UnreadableError(path, str(error).removeprefix(f"{path}: ")) from error
         label = -1 if video.label is None else self.labels.index(video.label)
         return Clips(
             frames=torch.from_numpy(frames),

@@ -1,0 +1,96 @@
+"""The verbs `finetune` and `evaluate`: a classifier is trained, and tested."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from m3video.cli.parse import option, parse
+from m3video.config import EvaluateConfig, FinetuneConfig, load_config
+from m3video.errors import ConfigError
+from m3video.finetune_recipes import FINETUNE_RECIPES, TINY_WIDTH, finetune_config
+
+_NAMED = "\n".join(f"{name}: {recipe.summary}" for name, recipe in FINETUNE_RECIPES.items())
+RECIPE_HELP = (
+    f"the named settings that give the defaults below.\n{_NAMED}\n"
+    f"Without it: tiny for an encoder narrower than {TINY_WIDTH}, else kinetics."
+)
+
+
+def finetune(arguments: list[str]) -> int:
+    """Train an encoder and a classifier on labelled videos, and test what is held out."""
+
+    def read(
+        settings: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = _defaults(arguments),  # noqa: B008
+        recipe: Annotated[
+            str, tyro.conf.arg(metavar="|".join(FINETUNE_RECIPES), help=RECIPE_HELP)
+        ] = "",
+        config: Path | None = None,
+    ) -> FinetuneConfig:
+        """Train an encoder and a classifier on labelled videos, and test what is held out.
+
+        Args:
+            settings: all settings.
+            recipe: see above.
+            config: a config.yaml, as in a run directory, that gives the defaults instead.
+        """
+        return settings
+
+    settings = parse(read, arguments, verb="finetune")
+    from m3video.report.confusion import write_confusion
+    from m3video.train.classify import finetune
+
+    run = finetune(settings)
+    print(f"classifier: {run / 'model'}")
+    if (run / "evaluation").is_dir():
+        print(f"evaluation: {write_confusion(run / 'evaluation').parent}")
+    return 0
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Test a classifier on labelled videos, on several views of each."""
+    config = parse(EvaluateConfig, arguments, verb="evaluate")
+    from m3video.report.confusion import write_confusion
+    from m3video.train.multiview import evaluate, format_evaluation
+
+    result = evaluate(config)
+    print(format_evaluation(result))
+    print(f"evaluation: {write_confusion(config.out).parent}")
+    return 0
+
+
+def _defaults(arguments: list[str]) -> FinetuneConfig:
+    """The config of `--config` or `--recipe`; what has no default is left for tyro to ask for.
+
+    With `--resume` a run directory is described by its own config.yaml, also where it was moved.
+    """
+    recipe, path = option(arguments, "recipe"), option(arguments, "config")
+    if recipe is not None and path is not None:
+        raise ConfigError("--recipe and --config both give the defaults: use one of them")
+    resume, out = "--resume" in arguments, option(arguments, "out")
+    if resume and recipe is None and path is None and out is not None:
+        inside = Path(out, "config.yaml")
+        path = str(inside) if inside.is_file() else None
+    if path is not None:
+        config = load_config(FinetuneConfig, Path(path))
+        if resume and Path(path).with_name("environment.json").is_file():
+            config = config.model_copy(update={"out": Path(path).parent})
+        return config
+    name = recipe or _recipe_for(option(arguments, "init"))
+    config = finetune_config(name, init=Path(), data="", out=Path())
+    missing = dict.fromkeys(("init", "data", "out"), tyro.MISSING)
+    return config.model_copy(update=missing)
+
+
+def _recipe_for(init: str | None) -> str:
+    """`tiny` for a small encoder; what is wrong with `init` is told when it is loaded."""
+    for place in (Path(init or "", "model"), Path(init or "")):
+        try:
+            width = json.loads((place / "config.json").read_text())["architecture"]["width"]
+            return "tiny" if width < TINY_WIDTH else "kinetics"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "kinetics"

@@ -1,0 +1,196 @@
+"""The verb `finetune`: an encoder and a classifier, trained on labelled videos, all weights.
+
+- The recipe is that of VideoMAE (arXiv 2203.12602, appendix) and Masked Motion Encoding (arXiv
+  2210.06096): `m3video.finetune_recipes` names its settings for each data set.
+- A worker reads a span once, crops it `repeats` times and augments each crop; the step erases,
+  mixes and trains (`classify_step`).
+- The run is kept, interrupted and resumed as a pre-training is (`loop`); at its end the held-out
+  videos are tested (`multiview`), in `evaluation/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from m3video.config import AugmentConfig, ClipConfig, FinetuneConfig
+from m3video.model.checkpoint import load_classifier, load_encoder, save_model
+from m3video.model.vit import VisionTransformer
+from m3video.train.augment import AugmentSamples
+from m3video.train.classify_step import ClassifierTrainer
+from m3video.train.labelled import shapes_train
+from m3video.train.labelled_videos import (
+    held_out,
+    hold_out,
+    read_labelled,
+    split_of,
+    training_videos,
+)
+from m3video.train.loop import Data, Loop, absolute, say
+from m3video.train.multiview import (
+    MOVING_SHAPES,
+    EvaluationSet,
+    evaluate_on,
+    format_evaluation,
+    shapes_tests,
+    video_tests,
+)
+from m3video.train.probe import untrained_like
+from m3video.train.run import RunDirectory
+from m3video.train.step import choose_device
+from m3video.video.datasets.flip import flip_changes_labels
+from m3video.video.loader import ClipSource
+from m3video.video.manifest import Manifest, load_manifest
+from m3video.video.moving_shapes import CLASSES
+from m3video.video.views import LabelledVideos, RepeatedCrops, TrainingViews
+
+EVALUATION_BATCH = 4
+"""Clips at a time when the held-out videos are tested."""
+
+
+@dataclass(frozen=True)
+class LabelledSets:
+    """What a fine-tuning reads.
+
+    Attributes:
+        train: clips [repeats, T, H, W, 3].
+        labels: the names of the classes.
+        tests: the held-out videos; None where none are.
+        manifest: all videos; None where the clips are rendered.
+    """
+
+    train: ClipSource
+    labels: tuple[str, ...]
+    tests: EvaluationSet | None
+    manifest: Manifest | None
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Fine-tune, and keep everything about it in the run directory `config.out`.
+
+    Progress goes to stderr. Seeds torch's global generator.
+
+    Returns:
+        The run directory; its `model/` is what `load_classifier` reads, `evaluation/` what the
+        held-out videos gave, where there are any.
+
+    Raises:
+        ConfigError: `out` is taken, resuming with settings that differ, or data without labels.
+        ManifestError: no readable video in `data`, or a list that cannot be understood.
+        CheckpointError: nothing to resume, or `init` holds no encoder.
+        DivergedError: the loss was not finite several steps in a row.
+        RunFailedError: out of memory, or a data worker was killed.
+        TooManyUnreadableError: more videos could not be read than `train.max_unreadable`.
+        KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
+    """
+    console = Console(stderr=True)
+    run = RunDirectory(config.out)
+    if config.resume:
+        run.check_resume(config)
+    else:
+        run.check_free()
+    device = choose_device(config.train.device)
+    encoder = _encoder(config, run)
+    sets = _open_data(config, encoder.clip, run, console)
+    trainer = ClassifierTrainer(config, encoder, sets.labels, device)
+    Loop(
+        "finetune",
+        config,
+        run,
+        trainer,
+        Data(sets.train, AugmentSamples(config.augment), sets.manifest),
+        lambda: save_model(trainer.result, run.model, encoder.clip),
+        console,
+        less="train.batch or augment.repeats",
+    ).go()
+    if sets.tests is not None:
+        result = evaluate_on(
+            load_classifier(run.model),
+            sets.tests,
+            run.path / "evaluation",
+            facts={"model": str(run.path), "data": config.data},
+            batch=EVALUATION_BATCH,
+            workers=config.train.workers,
+            device=device,
+            bf16=trainer.bf16,
+        )
+        say(console, format_evaluation(result))
+    return run.path
+
+
+def _encoder(config: FinetuneConfig, run: RunDirectory) -> VisionTransformer:
+    """The encoder to begin with; the weights of a resumed run come from its checkpoint."""
+    resumed = config.resume and run.model.is_dir()
+    encoder = load_encoder(run.model if resumed else config.init)
+    if config.scratch:
+        encoder = untrained_like(encoder, config.train.seed)
+    if config.stride is not None:
+        encoder.clip = encoder.clip.model_copy(update={"stride": config.stride})
+    return encoder
+
+
+def _open_data(
+    config: FinetuneConfig, clip: ClipConfig, run: RunDirectory, console: Console
+) -> LabelledSets:
+    if config.data == MOVING_SHAPES:
+        return _open_shapes(config, clip, console)
+    if config.resume:
+        manifest = absolute(load_manifest(run.manifest))
+    else:
+        manifest = read_labelled(config.data, config.train.workers, console)
+        if config.val_share and not any(split_of(video) for video in manifest.videos):
+            manifest = hold_out(manifest, config.val_share, config.train.seed)
+    labels = manifest.labels
+    videos = training_videos(manifest, config)
+    split, tested = held_out(manifest)
+    say(
+        console,
+        f"{len(videos)} videos of {len(labels)} classes to train on, "
+        + (
+            f"{len(tested)} held out ({split})"
+            if tested
+            else "none held out: there is no column `split`; see --val-share"
+        ),
+    )
+    tests = None
+    if tested:
+        tests = video_tests(
+            tested,
+            labels,
+            clip,
+            sampling=config.sampling,
+            segments=config.views.segments,
+            crops=config.views.crops,
+            facts={"split": split, "unreadable": []},
+        )
+    train = TrainingViews(
+        LabelledVideos(videos, labels, clip, config.sampling),
+        _augment(config, labels, console),
+        config.augment.repeats,
+    )
+    return LabelledSets(train, labels, tests, manifest)
+
+
+def _open_shapes(config: FinetuneConfig, clip: ClipConfig, console: Console) -> LabelledSets:
+    shapes = config.shapes
+    count = shapes.train_clips
+    if config.labels is not None:  # clip number n is of class n mod 13
+        count = min(count, config.labels * len(CLASSES))
+    train = RepeatedCrops(
+        shapes_train(clip, count, shapes.texture),
+        _augment(config, CLASSES, console),
+        config.augment.repeats,
+    )
+    return LabelledSets(train, CLASSES, shapes_tests(CLASSES, clip, shapes), None)
+
+
+def _augment(config: FinetuneConfig, labels: tuple[str, ...], console: Console) -> AugmentConfig:
+    """Crop and flip, where `auto` is decided by the names of the classes."""
+    flip = config.augment.flip == "on"
+    if config.augment.flip == "auto":
+        flip = not flip_changes_labels(labels)
+        if not flip:
+            say(console, "no clip is flipped: names of classes hold directions (--augment.flip)")
+    return AugmentConfig(scales=config.augment.scales, flip=flip)

@@ -1,0 +1,31 @@
+"""The average of a model's weights: average ← decay · average + (1 − decay) · weights, every step.
+
+torch's `AveragedModel` would do the same, but pairs weights by their order; here the average is a
+part of the model that it is made of, so that a checkpoint holds both.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+
+from m3video.model.classifier import Classifier
+
+AVERAGE = "average"
+"""Name of the average among the parts of the model, and so before its weights in a checkpoint."""
+
+
+def add_average(model: Classifier) -> Classifier:
+    """Make the average a part of the model; it begins as the weights are now."""
+    average = deepcopy(model).requires_grad_(False)
+    model.add_module(AVERAGE, average)
+    return average
+
+
+@torch.no_grad()
+def update_average(average: Classifier, model: Classifier, decay: float) -> None:
+    """Count the weights that the model has now."""
+    weights = dict(model.named_parameters())
+    for name, mean in average.named_parameters():
+        mean.lerp_(weights[name], 1 - decay)

@@ -1,0 +1,132 @@
+"""Which labelled videos a classifier is trained on, and which it is tested on.
+
+A manifest's column `split` says so: `train` is trained on, `test`, or else `val`, is tested.
+Without the column all videos are trained on, unless a share is held out (as `val`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+
+from m3video.config import EvaluateConfig, FinetuneConfig
+from m3video.errors import ConfigError
+from m3video.train.loop import absolute, say
+from m3video.video.manifest import Manifest, Video, load_manifest
+
+SPLITS = ("train", "val", "test")
+
+
+def read_labelled(data: str, workers: int, console: Console) -> Manifest:
+    """Find labelled videos; what cannot be read is named.
+
+    Raises:
+        ManifestError: no such data.
+        ConfigError: fewer than two labels, or a split that is not train, val or test.
+    """
+    manifest = load_manifest(
+        data, workers=workers, labels_from_folders=True, decode=False, progress=True
+    )
+    for entry in manifest.unreadable:
+        say(console, f"unreadable: {entry.path}: {entry.reason}")
+    if len(manifest.labels) < 2:
+        raise ConfigError(
+            f"{data}: videos of two or more labels are needed: give class folders, or a manifest "
+            "with a column `label`"
+        )
+    named = {split_of(video) for video in manifest.videos}
+    if named != {""} and not named <= set(SPLITS):
+        found = ", ".join(repr(name) for name in sorted(named))
+        raise ConfigError(
+            f"{data}: column split holds {found}; it must name train, val or test for every video"
+        )
+    return absolute(manifest)
+
+
+def split_of(video: Video) -> str:
+    """What the column `split` says; empty where there is none."""
+    return video.extra.get("split", "")
+
+
+def hold_out(manifest: Manifest, share: float, seed: int) -> Manifest:
+    """Give every video a split: the last `share` of each class, in random order, is `val`.
+
+    At least one video of each class stays in `train`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    splits = {}
+    for label in (*manifest.labels, None):
+        rows = [n for n, video in enumerate(manifest.videos) if video.label == label]
+        order = [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
+        kept = max(len(rows) - round(share * len(rows)), min(len(rows), 1))
+        splits.update({row: "train" if n < kept else "val" for n, row in enumerate(order)})
+    videos = tuple(with_split(video, splits[row]) for row, video in enumerate(manifest.videos))
+    return Manifest(videos, manifest.unreadable)
+
+
+def with_split(video: Video, split: str) -> Video:
+    """The same video with its split."""
+    return replace(video, extra={**video.extra, "split": split})
+
+
+def training_videos(manifest: Manifest, config: FinetuneConfig) -> tuple[Video, ...]:
+    """The videos to train on: the first `config.labels` of each class of `train`.
+
+    Raises:
+        ConfigError: there are none, or one has no label.
+    """
+    split = "train" if any(split_of(video) for video in manifest.videos) else ""
+    counts = dict.fromkeys(manifest.labels, 0)
+    chosen = []
+    for video in manifest.videos:
+        if split_of(video) != split:
+            continue
+        if video.label is None:
+            raise ConfigError(f"{config.data}: {video.path} has no label, and is to be trained on")
+        counts[video.label] += 1
+        if config.labels is None or counts[video.label] <= config.labels:
+            chosen.append(video)
+    if not chosen:
+        raise ConfigError(f"{config.data}: no video has the split `train`")
+    return tuple(chosen)
+
+
+def held_out(manifest: Manifest) -> tuple[str, tuple[Video, ...]]:
+    """The name of the split that is tested, and its videos with a label; "" where none is."""
+    for split in ("test", "val"):
+        found = tuple(v for v in manifest.videos if split_of(v) == split and v.label is not None)
+        if found:
+            return split, found
+    return "", ()
+
+
+def tested_videos(
+    manifest: Manifest, config: EvaluateConfig, labels: tuple[str, ...]
+) -> tuple[str, tuple[Video, ...]]:
+    """The split that `evaluate` tests and its videos.
+
+    Raises:
+        ConfigError: there are none, one has no label, or a label that the model does not know.
+    """
+    split, videos = held_out(manifest) if config.split == "auto" else (config.split, ())
+    if split in SPLITS and not videos:
+        videos = tuple(video for video in manifest.videos if split_of(video) == split)
+    if not videos and config.split in {"auto", "all"}:
+        split, videos = "all", manifest.videos
+    if not videos:
+        raise ConfigError(
+            f"{config.data}: no video has the split `{config.split}`; "
+            "use --split auto, or all for every video"
+        )
+    for video in videos:
+        if video.label is None:
+            raise ConfigError(f"{config.data}: {video.path} has no label to be tested against")
+        if video.label not in labels:
+            raise ConfigError(
+                f"{config.data}: label {video.label!r} ({video.path}) is not a class of "
+                f"{config.model}, which knows {', '.join(labels[:5])}"
+                f"{', …' if len(labels) > 5 else ''}"
+            )
+    return split, videos
