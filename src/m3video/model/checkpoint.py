@@ -102,8 +102,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_whole(path) as aside:
+        aside.touch()
+        mode = aside.stat().st_mode
         try:
             save_file(dense, aside)
+            aside.chmod(mode)  # as the umask has it: safetensors makes files for the owner alone
         except SafetensorError as error:
             raise CheckpointError(f"{path}: cannot be written: {_reason(error)}") from error
 

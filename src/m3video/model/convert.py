@@ -1,8 +1,7 @@
-"""Weights of other implementations -> ours: state dict in, state dict out.
+"""Weights of other implementations -> ours, and back: state dict in, state dict out.
 
-Read official files with `torch.load(path, weights_only=True)`, which runs no code; their state dict
-is under "model" (or "module", from DeepSpeed). Give the result to `checkpoint.load_weights`, which
-refuses what does not fit.
+`m3video.model.importing` reads files and folders with these. Give the result to
+`checkpoint.load_weights`, which refuses what does not fit.
 """
 
 from __future__ import annotations
@@ -50,6 +49,20 @@ _TRANSFORMERS: Renames = (
     (r"^decoder\.decoder_layers\.", "decoders.shared.blocks."),
     (r"^decoder\.head\.", "heads.pixel.0."),
     (r"^decoder\.", "decoders.shared."),
+)
+
+_TO_TRANSFORMERS: Renames = (
+    (r"^patch_embed\.", "embeddings.patch_embeddings.projection."),
+    (r"^norm\.", "layernorm."),
+    (r"^blocks\.", "encoder.layer."),
+    (r"\.attention\.q_bias$", ".attention.attention.query.bias"),
+    (r"\.attention\.v_bias$", ".attention.attention.value.bias"),
+    (r"\.attention\.qkv\.", ".attention.attention.qkv."),
+    (r"\.attention\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
 )
 
 
@@ -112,7 +125,57 @@ def finetuned_encoder(state: Mapping[str, Tensor]) -> State:
     kept = {
         name: tensor for name, tensor in state.items() if not name.startswith(("fc_norm.", "head."))
     }
-    return _rename(kept, _OFFICIAL_ENCODER)
+    return _rename(_split_bias(kept), _OFFICIAL_ENCODER)
+
+
+def transformers_encoder(state: Mapping[str, Tensor]) -> State:
+    """The encoder of any of transformers' VideoMAE models -> a VisionTransformer.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    bare = ("embeddings.", "encoder.layer.", "layernorm.")  # as VideoMAEModel alone names them
+    named = {
+        f"videomae.{name}" if name.startswith(bare) else name: tensor
+        for name, tensor in state.items()
+    }
+    return encoder_of(transformers_autoencoder(named))
+
+
+def to_transformers(encoder: Mapping[str, Tensor], kernel: tuple[int, int, int]) -> State:
+    """A VisionTransformer's weights -> those of transformers' VideoMAEModel, by its names.
+
+    Args:
+        encoder: the state dict.
+        kernel: tubelet, patch, patch.
+    """
+    renamed = {}
+    for old_name, tensor in encoder.items():
+        name = old_name
+        for pattern, replacement in _TO_TRANSFORMERS:
+            name = re.sub(pattern, replacement, name)
+        if name.endswith("qkv.weight"):
+            stem = name.removesuffix("qkv.weight")
+            for part, matrix in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                renamed[f"{stem}{part}.weight"] = matrix
+        elif name.endswith("projection.weight"):
+            renamed[name] = tensor.reshape(len(tensor), 3, *kernel)
+        else:
+            renamed[name] = tensor
+    return renamed
+
+
+def _split_bias(state: Mapping[str, Tensor]) -> State:
+    """One bias for query, key and value (TrackMAE) -> the two that matter: that of the keys adds
+    the same to all scores of a query."""
+    split = {}
+    for name, tensor in state.items():
+        if name.endswith(".qkv.bias"):
+            stem = name.removesuffix("qkv.bias")
+            split[f"{stem}q_bias"], _, split[f"{stem}v_bias"] = tensor.chunk(3)
+        else:
+            split[name] = tensor
+    return split
 
 
 def _fuse_qkv(state: Mapping[str, Tensor]) -> State:
