@@ -1,5 +1,7 @@
 from .config import EvaluateConfig as EvaluateConfig
 from .config import FinetuneConfig as FinetuneConfig
+from .config import ExportConfig as ExportConfig
+from .config import ImportConfig as ImportConfig
 from .config import PretrainConfig as PretrainConfig
 from .config import ProbeConfig as ProbeConfig
 from .errors import M3VideoError as M3VideoError
@@ -7,6 +9,9 @@ from .finetune_recipes import FINETUNE_RECIPES as FINETUNE_RECIPES
 from .finetune_recipes import finetune_config as finetune_config
 from .model.checkpoint import load_classifier as load_classifier
 from .model.checkpoint import load_encoder as load_encoder
+from .model.export import export_model as export_model
+from .model.importing import import_weights as import_weights
+from .model.resize import resize_encoder as resize_encoder
 from .motion.trajectory import Tracks as Tracks
 from .motion.trajectory import track as track
 from .recipes import RECIPES as RECIPES

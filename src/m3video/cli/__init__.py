@@ -19,6 +19,7 @@ from m3video.cli.classify import evaluate, finetune
 from m3video.cli.index import index
 from m3video.cli.parse import option, parse
 from m3video.cli.probe import probe
+from m3video.cli.weights import export_verb, import_verb
 from m3video.config import PretrainConfig, TrackConfig, load_pretrain_config
 from m3video.errors import ConfigError, M3VideoError, RunFailedError
 from m3video.recipes import RECIPES, recipe_config
@@ -237,5 +238,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "demo": _demo,
     "study": _study,
+    "import": import_verb,
+    "export": export_verb,
     "benchmark": benchmark,
 }
