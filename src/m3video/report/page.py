@@ -30,6 +30,7 @@ from m3video.report.legend import Entry, ScoreRow, legend, score_rows
 from m3video.report.painters import scales
 from m3video.report.panels import ClipFilms, clip_films, film_limit
 from m3video.report.plots import Chart, line_chart, number
+from m3video.report.probes import Bars, ProbeSection, comparison, probe_sections
 from m3video.report.samples import Samples, sample_clips
 from m3video.train.run import RunDirectory
 
@@ -47,35 +48,6 @@ class Figure:
     value: str
     unit: str = ""
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """An accuracy; `share` of the bar's whole length, 0 to 1."""
-
-    name: str
-    text: str
-    share: float
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Accuracies against chance."""
-
-    rows: list[Bar]
-    chance: Bar | None
-
-
-@dataclass(frozen=True)
-class ProbeSection:
-    """One probe's numbers."""
-
-    title: str
-    note: str
-    rows: list[Bar]
-    chance: Bar | None
-    labels: list[str]
-    confusion: list[tuple[str, list[dict[str, float]]]]
 
 
 @dataclass(frozen=True)
@@ -239,71 +211,3 @@ def warnings(run: Path, metrics: Metrics, steps: int | None) -> list[str]:
     if metrics.steps and not metrics.present("loss"):
         return ["No step had a finite loss."]
     return []
-
-
-def bar(name: str, accuracy: float, whole: float) -> Bar:
-    """A bar for an accuracy between 0 and 1, where `whole` fills its track."""
-    return Bar(name, f"{100 * accuracy:.1f} %", min(max(accuracy / whole, 0.0), 1.0))
-
-
-def _whole(accuracies: Sequence[float]) -> float:
-    """Full length of the bars: 1, or a half or a quarter where all are smaller."""
-    return next(
-        whole for whole in (0.25, 0.5, 1.0) if max(accuracies) <= 0.92 * whole or whole == 1
-    )
-
-
-def comparison(run: Path) -> Bars | None:
-    """The bars of comparison.json, in its order."""
-    found = read_json_or_none(run / "comparison.json")
-    if not found or not isinstance(found.get("bars"), dict) or not found["bars"]:
-        return None
-    chance = found.get("chance")
-    known = [float(value) for value in found["bars"].values()]
-    whole = _whole(known + ([float(chance)] if chance is not None else []))
-    rows = [bar(str(name), float(value), whole) for name, value in found["bars"].items()]
-    return Bars(rows, None if chance is None else bar("chance", float(chance), whole))
-
-
-def probe_sections(run: Path) -> list[ProbeSection]:
-    """One section for each probe*.json that holds a probe's numbers."""
-    sections = []
-    for path in sorted(run.glob("probe*.json")):
-        found = read_json_or_none(path)
-        if found is None or not {"linear", "knn", "chance"} <= found.keys():
-            continue
-        whole = _whole([found["linear"], found["knn"], found["chance"]])
-        clips = found.get("clips") or {}
-        untrained = ", untrained weights" if found.get("untrained") else ""
-        counts = [str(int(found[key])) + " classes" for key in ("classes",) if key in found]
-        counts += [
-            f"{int(clips[part]):,} {part} videos" for part in ("train", "test") if part in clips
-        ]
-        labels, confusion = _confusion(found)
-        sections.append(
-            ProbeSection(
-                title=f"{found.get('data', path.stem)}{untrained}",
-                note=", ".join(counts) + f". From {path.name}.",
-                rows=[
-                    bar("linear probe", found["linear"], whole),
-                    bar("k-NN", found["knn"], whole),
-                ],
-                chance=bar("chance", found["chance"], whole),
-                labels=labels,
-                confusion=confusion,
-            )
-        )
-    return sections
-
-
-def _confusion(
-    found: dict[str, Any],
-) -> tuple[list[str], list[tuple[str, list[dict[str, float]]]]]:
-    """Labels, and a row for each: counts and their share of the row."""
-    matrix = found.get("confusion") or []
-    labels = [str(label) for label in found.get("labels") or range(len(matrix))]
-    rows = [
-        [{"count": count, "share": count / max(sum(counts), 1)} for count in counts]
-        for counts in matrix
-    ]
-    return labels, list(zip(labels, rows, strict=False))

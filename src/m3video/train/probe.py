@@ -272,7 +272,7 @@ def _result_path(config: ProbeConfig) -> Path:
 
 
 KIND_NAMES = {"linear": "linear probe", "attentive": "attentive probe", "knn": "k-NN"}
-"""What the kinds are called in tables."""
+"""What the kinds are called where they are shown, in this order."""
 
 
 def format_result(result: dict[str, Any]) -> str:
