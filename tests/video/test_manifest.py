@@ -295,6 +295,25 @@ def test_a_file_that_crashes_the_decoder_is_named(monkeypatch: pytest.MonkeyPatc
     assert found[1] == Unreadable(paths[1], "the decoder crashed on it")
 
 
+def test_scanning_goes_on_in_processes_after_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few files wait at a time; those that come after a crash are not scanned one by one."""
+    alone: list[Path] = []
+
+    def scan_alone(path: Path, decode: bool) -> Video | Unreadable:
+        alone.append(path)
+        return Unreadable(path, "crashed") if path.name == "b.mp4" else Video(path, 1, 1, 1, 1, 1)
+
+    monkeypatch.setattr(scan, "scan_video", _crash)
+    monkeypatch.setattr(scan, "_alone", scan_alone)
+    monkeypatch.setattr(scan, "_AHEAD", 1)
+    paths = [Path(f"{name}.mp4") for name in "abcdefghijklmnopqrstuvwxyz"]
+    found = scan.scan_videos(paths, workers=2, decode=True, progress=False)
+    assert [entry.path for entry in found] == paths
+    assert [entry.path.name for entry in found if isinstance(entry, Unreadable)] == ["b.mp4"]
+    assert paths[1] in alone
+    assert len(alone) < 10
+
+
 def test_real_folder_names_the_corrupted_clip(tmp_path: Path) -> None:
     if not (SHARED / "clips").exists():
         pytest.skip("no ../shared/data/clips")

@@ -109,10 +109,10 @@ def _read_films(
 def _lines(path: Path, *, fields: int) -> Iterator[tuple[int, str, float, list[str]]]:
     """Line, film, second and the other fields of a list."""
     for line, text in read_lines(path):
-        film, _, rest = text.partition(",")
-        second, *cells = rest.split(",")
-        if len(cells) + 2 != fields or not film:
+        film, *rest = text.split(",")
+        if len(rest) + 1 != fields or not film:
             raise fault(path, line, f"{text[:80]!r} does not have {fields} fields")
+        second, *cells = rest
         yield line, film, _second(second, path, line), cells
 
 

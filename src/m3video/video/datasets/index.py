@@ -123,7 +123,9 @@ def index_dataset(
     """
     folder, out = Path(videos), Path(out)
     check_arguments(out, workers)
-    listed = _read_lists(folder, [Path(path) for path in annotations], format, split, films)
+    _check_options(format, split, films)
+    sources = [Path(path) for path in annotations] or [folder]
+    listed = _read_lists(sources, out, format, split)
     files = find_files(folder)
     matched = match_files(listed.rows, listed.left_out, files)
     if not matched.found:
@@ -151,18 +153,11 @@ def index_dataset(
     return manifest
 
 
-def _read_lists(
-    folder: Path,
-    sources: list[Path],
-    format: DatasetName,
-    split: int | None,
-    films: ava.Films | None,
-) -> Annotations:
-    """Refuse options that do not go with the data set, find its lists, and read them."""
+def _check_options(format: DatasetName, split: int | None, films: ava.Films | None) -> None:
+    """Refuse options that do not go with the data set."""
     if format not in FORMATS:
         raise ManifestError(f"format {format!r}: use one of {', '.join(FORMATS)}")
-    known = FORMATS[format]
-    if split is not None and not known.splits:
+    if split is not None and not FORMATS[format].splits:
         raise ManifestError(f"split {split}: {format} has one split; leave --split out")
     if split is not None and split not in SPLITS:
         raise ManifestError(f"split {split}: {format} has the splits 1, 2 and 3")
@@ -173,20 +168,25 @@ def _read_lists(
             "--films whole or --films cut is needed: are the files of AVA whole films, or their "
             "seconds 900 to 1800?"
         )
+
+
+def _read_lists(
+    sources: list[Path], out: Path, format: DatasetName, split: int | None
+) -> Annotations:
+    """Find the lists of a data set, and read them."""
+    known = FORMATS[format]
     for path in sources:
         if path.is_file() and not known.files.fullmatch(path.name):
             raise ManifestError(f"{path}: is no list of {format}; they are {known.told}")
-    found = {
-        name: path
-        for name, path in list_files(sources or [folder]).items()
-        if known.files.fullmatch(name)
-    }
+    named = list_files(sources).items()
+    found = {name: path for name, path in named if known.files.fullmatch(name)}
     if not found:
-        places = ", ".join(str(path) for path in sources or [folder])
         raise ManifestError(
-            f"{places}: holds no list of {format} ({known.told}); give the folder in which they "
-            "lie with --annotations"
+            f"{', '.join(map(str, sources))}: holds no list of {format} ({known.told}); give the "
+            "folder in which they lie with --annotations"
         )
+    if out.resolve() in {path.resolve() for path in found.values()}:
+        raise ManifestError(f"{out}: is one of the lists; write the manifest somewhere else")
     listed = each_once(known.read(found, split or 1))
     if not listed.rows:
         raise ManifestError(f"{next(iter(found.values()))}: names no labelled video")

@@ -51,7 +51,7 @@ def read_jester(files: dict[str, Path], split: int) -> Annotations:
     return Annotations(
         rows=tuple(row for row in rows if row.label is not None),
         left_out=tuple(row for row in rows if row.label is None and row.id not in answered),
-        why_left_out="test videos without an answer",
+        why_left_out="of the test without an answer",
     )
 
 

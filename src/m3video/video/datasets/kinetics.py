@@ -23,6 +23,7 @@ from m3video.video.datasets.annotation import Annotated, Annotations, fault, rea
 
 FILES = re.compile(r".+\.csv")
 COLUMNS = ("youtube_id", "time_start", "time_end", "split")
+_DIGITS = 6  # of seconds in names of files
 SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 
 
@@ -87,10 +88,12 @@ def _read(path: Path) -> Iterator[tuple[str, Annotated]]:
 
 
 def _second(text: str, path: Path, line: int) -> int:
+    if text.isdecimal() and len(text) <= _DIGITS:
+        return int(text)
     try:
         number = float(text)
     except ValueError:
         number = -1
-    if not 0 <= number < 1e6 or number != int(number):
+    if not 0 <= number < 10**_DIGITS or number != int(number):
         raise fault(path, line, f"time {text!r} is not a whole number of seconds")
     return int(number)

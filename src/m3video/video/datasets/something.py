@@ -54,7 +54,7 @@ def read_something(files: dict[str, Path], split: int) -> Annotations:
     answers = _answers(parts["test-answers"], classes) if "test-answers" in parts else []
     rows += answers
     return Annotations(
-        tuple(rows), _unanswered(parts.get("test"), answers), "test videos without an answer"
+        tuple(rows), _unanswered(parts.get("test"), answers), "of the test without an answer"
     )
 
 
