@@ -16,6 +16,7 @@ import tyro
 
 from m3video.cli.benchmark import BENCHMARKS, benchmark
 from m3video.cli.classify import evaluate, finetune
+from m3video.cli.find import browse, embed, search
 from m3video.cli.index import index
 from m3video.cli.parse import option, parse
 from m3video.cli.probe import probe
@@ -238,6 +239,9 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "demo": _demo,
     "study": _study,
+    "embed": embed,
+    "search": search,
+    "browse": browse,
     "import": import_verb,
     "export": export_verb,
     "benchmark": benchmark,

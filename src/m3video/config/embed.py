@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import tyro
 from pydantic import Field, model_validator
@@ -35,7 +35,7 @@ class EmbedConfig(Config):
     """Seconds from the start of one clip to that of the next; for `per clip`. By default the
     length of a clip."""
     tokens: bool = False
-    """Keep all tokens [N, D] of a clip instead of their mean [D]; for `per clip`, .npz and .zarr."""
+    """Keep all tokens [N, D] of a clip, not their mean [D]; for `per clip`, .npz and .zarr."""
     dtype: Literal["float32", "float16"] = "float32"
     """Of the features in the file."""
     labels_from_folders: bool = False
@@ -85,7 +85,7 @@ class SearchConfig(Config):
     """Rows to show."""
     others: bool = False
     """Leave out all clips of the query's own video."""
-    json: bool = False
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON."""
     device: str = "auto"
     """auto, cpu, cuda, or any torch device; for a query that is no row."""

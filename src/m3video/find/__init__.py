@@ -1,0 +1,1 @@
+"""Features of videos on disk, and what is found with them."""

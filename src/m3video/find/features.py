@@ -1,0 +1,146 @@
+"""A features file that `embed` wrote, read: whose its rows are, and their features in chunks."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from m3video.errors import ConfigError
+from m3video.find.store import METADATA, import_zarr
+
+CHUNK = 65536
+"""Rows at a time, where the file does not say better."""
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """The rows of a features file; the features stay on the disk.
+
+    Attributes:
+        path: the file.
+        metadata: model, weights_sha256, clip, per, shape, dtype and more; see `embed`.
+        paths: [R] videos.
+        start: float64 [R], seconds.
+        end: float64 [R], seconds.
+        labels: [R], None where there is none.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    paths: list[str]
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    labels: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def chunks(self) -> Iterator[NDArray[np.floating[Any]]]:
+        """All features in their order, [r, …] at a time, float32 or float16."""
+        read = {".parquet": _parquet_chunks, ".npz": _npz_chunks, ".zarr": _zarr_chunks}
+        return read[self.path.suffix.lower()](self.path)
+
+    def vectors(self) -> NDArray[np.float32]:
+        """All features: float32 [R, D]."""
+        return np.concatenate([chunk.astype(np.float32) for chunk in self.chunks()])
+
+    def require_vectors(self) -> None:
+        """Refuse tokens.
+
+        Raises:
+            ConfigError: a row is not one vector.
+        """
+        if len(self.metadata["shape"]) != 1:
+            raise ConfigError(
+                f"{self.path}: holds tokens {self.metadata['shape']} a row, and one vector is "
+                "needed: embed again without --tokens"
+            )
+
+
+def open_features(path: str | Path) -> FeatureFile:
+    """Read all of a features file but its features.
+
+    Raises:
+        ConfigError: not there, or not what `embed` writes.
+    """
+    path = Path(path)
+    read = {".parquet": _read_parquet, ".npz": _read_npz, ".zarr": _read_zarr}
+    if path.suffix.lower() not in read:
+        raise ConfigError(f"{path}: not a features file: give what m3video embed wrote")
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file: give what m3video embed wrote")
+    try:
+        text, columns = read[path.suffix.lower()](path)
+        metadata = json.loads(text)
+        labels = columns.get("label")
+        return FeatureFile(
+            path=path,
+            metadata=metadata,
+            paths=[str(name) for name in columns["path"]],
+            start=np.asarray(columns["start"], np.float64),
+            end=np.asarray(columns["end"], np.float64),
+            labels=[None] * int(metadata["rows"])
+            if labels is None
+            else [str(label) if label else None for label in labels],
+        )
+    except ConfigError:
+        raise
+    except (KeyError, ValueError, TypeError, OSError, pa.ArrowException, zipfile.BadZipFile) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise ConfigError(
+            f"{path}: not a features file of m3video embed, or a broken one: {reason}"
+        ) from e
+
+
+def _read_parquet(path: Path) -> tuple[str, dict[str, Any]]:
+    schema = pq.read_schema(path)
+    text = (schema.metadata or {})[METADATA.encode()].decode()
+    names = [name for name in schema.names if name != "feature"]
+    table = pq.read_table(path, columns=names)
+    return text, {name: table[name].to_pylist() for name in names}
+
+
+def _parquet_chunks(path: Path) -> Iterator[NDArray[np.floating[Any]]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=CHUNK, columns=["feature"]):
+            column = batch.column(0)
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+            yield flat.reshape(len(column), -1)
+
+
+def _read_npz(path: Path) -> tuple[str, dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as archive:
+        names = [name for name in archive.files if name not in ("feature", "metadata")]
+        return str(archive["metadata"]), {name: archive[name] for name in names}
+
+
+def _npz_chunks(path: Path) -> Iterator[NDArray[np.floating[Any]]]:
+    with zipfile.ZipFile(path) as archive, archive.open("feature.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        item = dtype.itemsize * int(np.prod(shape[1:]))
+        rows = max(1, min(CHUNK, 2**28 // item))
+        for first in range(0, shape[0], rows):
+            count = min(rows, shape[0] - first)
+            yield np.frombuffer(file.read(count * item), dtype).reshape(count, *shape[1:])
+
+
+def _read_zarr(path: Path) -> tuple[str, dict[str, Any]]:
+    root = import_zarr().open_group(str(path), mode="r")
+    names = [name for name in ("path", "start", "end", "label") if name in root]
+    return json.dumps(root.attrs[METADATA]), {name: root[name][:] for name in names}
+
+
+def _zarr_chunks(path: Path) -> Iterator[NDArray[np.floating[Any]]]:
+    array = import_zarr().open_group(str(path), mode="r")["feature"]
+    for first in range(0, array.shape[0], array.chunks[0]):
+        yield np.asarray(array[first : first + array.chunks[0]])
