@@ -52,8 +52,8 @@ FINETUNE_RECIPES: dict[str, Recipe] = {
         },
     ),
     "tiny": Recipe(
-        "Small encoders and data on a CPU: 30 epochs of batches of 16, cropped and flipped, but not "
-        "augmented further, which needs long training; 2×1 views.",
+        "Small encoders and data, on a CPU: 30 epochs of batches of 16, cropped and flipped, but "
+        "not augmented further, which needs long training; 2×1 views.",
         {
             "augment": {"repeats": 1, "operations": 0, "erasing": 0, "mixup": 0, "cutmix": 0},
             "train": {

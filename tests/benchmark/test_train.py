@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from m3video.errors import ConfigError
 pytest.importorskip("transformers")
 
 
-def test_both_sides_train_the_same_model() -> None:
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_both_sides_train_the_same_model(task: Literal["pretrain", "finetune"]) -> None:
     threads = torch.get_num_threads()
-    result = train.benchmark_train("nano", repeats=2, batch=2, frame_size=(32, 48))
+    result = train.benchmark_train("nano", task=task, repeats=2, batch=2, frame_size=(32, 48))
+    assert result["task"] == task
     assert result["ratio_to_transformers"] > 0
     ours, theirs = result["ours"], result["transformers"]
     assert ours["parameters"] == theirs["parameters"]
@@ -82,6 +85,7 @@ def test_the_table_shows_the_ratio(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"seconds": 0.5, "clips_per_second": 2.0, "parameters": 1234567, "loss": 1.0}
     result = {
         "ratio_to_transformers": 0.8765,
+        "task": "pretrain",
         "size": "s",
         "batch": 1,
         "device": "cpu",

@@ -1,4 +1,5 @@
-"""Our training step against that of transformers' VideoMAEForPreTraining of the same size.
+"""Our training step against that of transformers' VideoMAE of the same size: pre-training here,
+fine-tuning in `finetune_step`.
 
 - Same weights, clips, masks, optimiser and arithmetic; the losses must agree before time is taken.
 - Timed: pixel target, forward, backward, AdamW. transformers makes its target from the normalised
@@ -13,14 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from m3video.config import PretrainConfig
+from m3video.benchmark.finetune_step import finetune_sides
+from m3video.config import FinetuneTrain, PretrainConfig, TrainConfig
 from m3video.errors import ConfigError
 from m3video.masking import hidden_count, make_mask
 from m3video.model import SIZES, build_model, convert
@@ -38,16 +40,21 @@ Step = Callable[[], Tensor]
 def benchmark_train(
     size: str = "s",
     *,
+    task: Literal["pretrain", "finetune"] = "pretrain",
     repeats: int = 5,
     batch: int = 1,
     threads: int = 1,
     device: str = "cpu",
     frame_size: tuple[int, int] = (224, 224),
 ) -> dict[str, Any]:
-    """Time both steps: pixel target, tube mask 0.7, a decoder of one block of width 192.
+    """Time both steps.
+
+    Pre-training: pixel target, tube mask 0.7, a decoder of one block of width 192. Fine-tuning: all
+    tokens, 400 classes.
 
     Args:
         size: Encoder, one of `SIZES`.
+        task: What is timed.
         repeats: Timed steps of each, after two that are not.
         batch: Clips a step, of 16 frames.
         threads: CPU threads.
@@ -70,7 +77,13 @@ def benchmark_train(
     place = choose_device(device)
     config = _config(size, frame_size)
     with _threads(threads):
-        steps, models = _prepare(config, batch, place)
+        if task == "pretrain":
+            steps, models = _prepare(config, batch, place)
+        else:
+            models, loss_of, groups = finetune_sides(size, config.clip, batch, place)
+            steps = {
+                name: _step(groups[name], loss_of[name], FinetuneTrain(), place) for name in models
+            }
         losses = {name: step().item() for name, step in steps.items()}
         if abs(losses["ours"] / losses["transformers"] - 1) > 0.01:
             raise RuntimeError(f"the two models are not the same: their losses are {losses}")
@@ -80,6 +93,7 @@ def benchmark_train(
             ours / theirs
             for ours, theirs in zip(seconds["ours"], seconds["transformers"], strict=True)
         ),
+        "task": task,
         "size": size,
         "batch": batch,
         "repeats": repeats,
@@ -144,8 +158,10 @@ def _prepare(
         return loss
 
     steps = {
-        "ours": _step(ours, our_loss, config, device),
-        "transformers": _step(theirs, their_loss, config, device),
+        "ours": _step([{"params": list(ours.parameters())}], our_loss, config.train, device),
+        "transformers": _step(
+            [{"params": list(theirs.parameters())}], their_loss, config.train, device
+        ),
     }
     return steps, {"ours": ours, "transformers": theirs}
 
@@ -183,13 +199,16 @@ def _transformers_model(config: PretrainConfig) -> nn.Module:
 
 
 def _step(
-    model: nn.Module, loss_of: Callable[[], Tensor], config: PretrainConfig, device: torch.device
+    groups: list[dict[str, Any]],
+    loss_of: Callable[[], Tensor],
+    config: TrainConfig,
+    device: torch.device,
 ) -> Step:
     optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.train.lr,
-        betas=config.train.betas,
-        weight_decay=config.train.weight_decay,
+        groups,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
         fused=True,
     )
 
@@ -238,7 +257,7 @@ def _threads(count: int) -> Iterator[None]:
 def print_table(result: dict[str, Any]) -> None:
     """Show what `benchmark_train` found."""
     table = Table(
-        title=f"Training step, ViT-{result['size'].upper()}, batch {result['batch']}, "
+        title=f"{result['task']} step, ViT-{result['size'].upper()}, batch {result['batch']}, "
         f"{result['device']}, {result['threads']} CPU thread(s)"
     )
     for column in ("", "s / step", "clips / s", "parameters", "× transformers"):

@@ -76,6 +76,7 @@ def _benchmark_loader(
 
 
 def _benchmark_train(
+    task: Literal["pretrain", "finetune"] = "pretrain",
     size: Literal["nano", "ti", "s", "b", "l", "h"] = "s",
     batch: int = 2,
     repeats: int = 5,
@@ -83,9 +84,11 @@ def _benchmark_train(
     device: str = "cpu",
     json: Path | None = None,
 ) -> dict[str, Any]:
-    """Our training step against that of transformers' VideoMAEForPreTraining of the same size.
+    """Our training step against that of transformers' VideoMAE of the same size.
 
     Args:
+        task: pretrain, against VideoMAEForPreTraining; finetune, against
+            VideoMAEForVideoClassification.
         size: of the encoder.
         batch: clips a step.
         repeats: steps of each that are timed; the median counts.
@@ -94,6 +97,7 @@ def _benchmark_train(
         json: write the figures there.
     """
     return {
+        "task": task,
         "size": size,
         "batch": batch,
         "repeats": repeats,
