@@ -16,6 +16,7 @@ import tyro
 
 from m3video.cli.benchmark import BENCHMARKS, benchmark
 from m3video.cli.classify import evaluate, finetune
+from m3video.cli.detect import detect
 from m3video.cli.find import browse, embed, search
 from m3video.cli.index import index
 from m3video.cli.parse import option, parse
@@ -232,6 +233,7 @@ def _study(arguments: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "pretrain": _pretrain,
     "probe": probe,
+    "detect": detect,
     "finetune": finetune,
     "evaluate": evaluate,
     "track": _track,

@@ -6,6 +6,12 @@ as `config.yaml` in the run directory and can be given back with `--config`.
 
 from m3video.config.base import Config, load_config, one_line, save_config
 from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
+from m3video.config.detect import (
+    DetectAugment,
+    DetectEvaluateConfig,
+    DetectTrain,
+    DetectTrainConfig,
+)
 from m3video.config.embed import BrowseConfig, EmbedConfig, SearchConfig
 from m3video.config.finetune import (
     EvaluateConfig,
@@ -48,6 +54,10 @@ __all__ = [
     "CellConfig",
     "ClipConfig",
     "Config",
+    "DetectAugment",
+    "DetectEvaluateConfig",
+    "DetectTrain",
+    "DetectTrainConfig",
     "EmbedConfig",
     "EvaluateConfig",
     "ExportConfig",

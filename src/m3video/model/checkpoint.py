@@ -27,11 +27,16 @@ from torch import Tensor, nn
 from m3video.config import ClipConfig, one_line
 from m3video.errors import CheckpointError, ConfigError
 from m3video.model.classifier import Classifier
+from m3video.model.detector import Detector
 from m3video.model.vit import VisionTransformer
 from m3video.video.augment import MEAN, STD
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+LABELS = "labels"
+"""The key of config.json that makes the model a classifier."""
+DETECTION = "detection"
+"""The key of config.json that makes it a detector."""
 
 
 def _sync(path: Path) -> None:
@@ -168,18 +173,20 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str |
     module.load_state_dict(dict(tensors))
 
 
-def save_model(model: VisionTransformer | Classifier, folder: Path, clip: ClipConfig) -> None:
+def save_model(
+    model: VisionTransformer | Classifier | Detector, folder: Path, clip: ClipConfig
+) -> None:
     """Write a model directory, whole or not at all, in place of one that is there.
 
     Args:
-        model: An encoder or a classifier, on any device.
+        model: An encoder, a classifier or a detector, on any device.
         folder: Directory to write.
         clip: The clips that it was trained on.
 
     Raises:
         CheckpointError: the folder holds something that is no model.
     """
-    encoder = model.encoder if isinstance(model, Classifier) else model
+    encoder = model if isinstance(model, VisionTransformer) else model.encoder
     config: dict[str, Any] = {
         "m3video": version("m3video"),
         "architecture": encoder.architecture,
@@ -189,8 +196,8 @@ def save_model(model: VisionTransformer | Classifier, folder: Path, clip: ClipCo
     }
     if encoder.position_grid != encoder.tokens:
         config["position_grid"] = list(encoder.position_grid)
-    if isinstance(model, Classifier):
-        config["labels"] = list(model.labels)
+    if not isinstance(model, VisionTransformer):
+        config[DETECTION if isinstance(model, Detector) else LABELS] = list(model.labels)
         if model.norm.eps != encoder.architecture["norm_eps"]:
             config["head_norm_eps"] = model.norm.eps
     if (folder / CONFIG).is_file() and read_json(folder / CONFIG) == config:
@@ -216,26 +223,25 @@ def load_model(path: str | Path) -> VisionTransformer | Classifier:
     Raises:
         CheckpointError: there is no model, or it is broken or of another kind.
     """
-    folder = _model_folder(Path(path))
-    config = read_json(folder / CONFIG)
-    encoder = _build(config, folder / CONFIG)
-    labels = config.get("labels")
-    model = encoder if labels is None else _classifier(encoder, config, folder / CONFIG)
-    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-    return model.eval()
+    model = _load(path)
+    if isinstance(model, Detector):
+        raise CheckpointError(
+            f"{path}: a detector, which reads boxes, too; use m3video detect evaluate"
+        )
+    return model
 
 
 def load_encoder(path: str | Path) -> VisionTransformer:
     """Read the encoder of a run directory or a model directory; that of a classifier, too.
 
     Returns:
-        As `load_model`. The encoder of a classifier has no last norm.
+        As `load_model`. The encoder of a classifier or of a detector has no last norm.
 
     Raises:
         CheckpointError: there is no model, or it is broken or of another kind.
     """
-    model = load_model(path)
-    return model.encoder if isinstance(model, Classifier) else model
+    model = _load(path)
+    return model if isinstance(model, VisionTransformer) else model.encoder
 
 
 def load_classifier(path: str | Path) -> Classifier:
@@ -252,17 +258,47 @@ def load_classifier(path: str | Path) -> Classifier:
     return model
 
 
-def _classifier(encoder: VisionTransformer, config: dict[str, Any], source: Path) -> Classifier:
-    labels = config["labels"]
+def load_detector(path: str | Path) -> Detector:
+    """Read the detector of a run directory or a model directory.
+
+    Raises:
+        CheckpointError: as `load_encoder`, or it is none.
+    """
+    model = _load(path)
+    if not isinstance(model, Detector):
+        raise CheckpointError(f"{path}: no detector; train one first with m3video detect train")
+    return model
+
+
+def _load(path: str | Path) -> VisionTransformer | Classifier | Detector:
+    folder = _model_folder(Path(path))
+    config = read_json(folder / CONFIG)
+    encoder = _build(config, folder / CONFIG)
+    model: VisionTransformer | Classifier | Detector = encoder
+    for key, kind in ((LABELS, Classifier), (DETECTION, Detector)):
+        if config.get(key) is not None:
+            model = _with_head(kind, encoder, config, key, folder / CONFIG)
+    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    return model.eval()
+
+
+def _with_head(
+    kind: type[Classifier] | type[Detector],
+    encoder: VisionTransformer,
+    config: dict[str, Any],
+    key: str,
+    source: Path,
+) -> Classifier | Detector:
+    labels = config[key]
     if not (
         isinstance(labels, list)
         and labels
         and all(isinstance(label, str) for label in labels)
         and len(set(labels)) == len(labels)
     ):
-        raise CheckpointError(f"{source}: labels: different names in a list are wanted")
+        raise CheckpointError(f"{source}: {key}: different names in a list are wanted")
     with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
-        model = Classifier(encoder, tuple(labels))
+        model = kind(encoder, tuple(labels))
     eps = config.get("head_norm_eps", model.norm.eps)
     if not isinstance(eps, float) or not 0 < eps < 1:
         raise CheckpointError(f"{source}: head_norm_eps {eps!r} must be a number between 0 and 1")

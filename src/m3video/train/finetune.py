@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from m3video.config import ShortFinetuneConfig
 from m3video.errors import DivergedError
 from m3video.model.classifier import Classifier
+from m3video.model.detector import Detector
 from m3video.model.vit import VisionTransformer
 from m3video.train.labelled import LabelledClips
 from m3video.train.optim import REFERENCE_BATCH, Schedule, parameter_groups
@@ -80,7 +81,7 @@ def finetune(
 
 
 def layer_groups(
-    model: Classifier, *, layer_decay: float, weight_decay: float
+    model: Classifier | Detector, *, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """AdamW's groups: matrices, which decay, and others, of each layer.
 

@@ -22,7 +22,13 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from m3video.config import FinetuneConfig, PretrainConfig, load_config, save_config
+from m3video.config import (
+    DetectTrainConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    load_config,
+    save_config,
+)
 from m3video.errors import CheckpointError, ConfigError
 from m3video.model.checkpoint import read_json, write_json, write_whole, written_whole
 from m3video.train.environment import describe_environment
@@ -46,7 +52,7 @@ MAY_DIFFER = frozenset(
 Another device rounds otherwise; torch's threads stay those of the run's start.
 """
 
-RunConfig = PretrainConfig | FinetuneConfig
+RunConfig = PretrainConfig | FinetuneConfig | DetectTrainConfig
 Metrics = dict[str, float | int | None]
 
 

@@ -1,0 +1,70 @@
+"""The verb `detect`: what people in boxes do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from m3video.cli.parse import option, parse
+from m3video.config import DetectEvaluateConfig, DetectTrainConfig, load_config
+from m3video.errors import ConfigError
+
+
+def detect(arguments: list[str]) -> int:
+    """Train or evaluate a detector of actions on AVA: what the people in boxes do."""
+    if not arguments or arguments[0] not in PARTS:
+        if arguments[:1] in (["-h"], ["--help"]):
+            print(f"usage: m3video detect {'|'.join(PARTS)} [options]")
+            raise SystemExit(0)  # as the help of every other verb ends
+        given = repr(arguments[0]) if arguments else "nothing"
+        raise ConfigError(f"{given}: use one of {', '.join(PARTS)}")
+    part, *rest = arguments
+    return PARTS[part](rest)
+
+
+def _defaults(arguments: list[str]) -> DetectTrainConfig:
+    """The config of `--config`; what has no default is left for tyro to ask for."""
+    path = option(arguments, "config")
+    if path is not None:
+        config = load_config(DetectTrainConfig, Path(path))
+        if "--resume" in arguments and Path(path).with_name("environment.json").is_file():
+            config = config.model_copy(update={"out": Path(path).parent})
+        return config
+    empty = DetectTrainConfig(init=Path(), data=Path(), out=Path())
+    return empty.model_copy(update=dict.fromkeys(("init", "data", "out"), tyro.MISSING))
+
+
+def _train(arguments: list[str]) -> int:
+    defaults = _defaults(arguments)
+
+    def read(
+        settings: Annotated[DetectTrainConfig, tyro.conf.arg(name="")] = defaults,
+        config: Path | None = None,
+    ) -> DetectTrainConfig:
+        """Train a detector of actions on key frames with boxes.
+
+        Args:
+            settings: all settings.
+            config: a config.yaml, as in a run directory, that gives the defaults instead.
+        """
+        return settings
+
+    settings = parse(read, arguments, verb="detect train")
+    from m3video.train.detect import train_detector
+
+    print(f"detector: {train_detector(settings) / 'model'}")
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    config = parse(DetectEvaluateConfig, arguments, verb="detect evaluate")
+    from m3video.train.detect_evaluate import evaluate_detector, format_detection
+
+    print(format_detection(evaluate_detector(config)))
+    return 0
+
+
+PARTS: dict[str, Callable[[list[str]], int]] = {"train": _train, "evaluate": _evaluate}

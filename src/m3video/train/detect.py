@@ -1,0 +1,95 @@
+"""The verb `detect train`: an encoder learns what the people in boxes do.
+
+- Clips around the key frames of `boxes.csv` (`detect_clips`), boxes as annotated; light
+  augmentation, which the boxes go through, too.
+- The run is kept, interrupted and resumed as a pre-training is (`loop`); `model/` is a detector.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from m3video.config import AugmentConfig, DetectTrainConfig
+from m3video.errors import ConfigError
+from m3video.model.checkpoint import load_encoder, save_model
+from m3video.train.detect_clips import TrainingKeyFrames
+from m3video.train.detect_step import DetectorTrainer
+from m3video.train.loop import Data, Loop, say
+from m3video.train.run import RunDirectory
+from m3video.train.step import choose_device
+from m3video.video.datasets.boxes import KeyFrame, read_boxes
+from m3video.video.datasets.flip import flip_changes_labels
+from m3video.video.loader import Clips
+
+
+def train_detector(config: DetectTrainConfig) -> Path:
+    """Train a detector, and keep everything about it in the run directory `config.out`.
+
+    Progress goes to stderr. Seeds torch's global generator.
+
+    Returns:
+        The run directory; its `model/` is what `load_detector` reads.
+
+    Raises:
+        ConfigError: `out` is taken, resuming with settings that differ, or no box to learn from.
+        ManifestError: `data` cannot be understood.
+        CheckpointError: nothing to resume, or `init` holds no encoder.
+        DivergedError: the loss was not finite several steps in a row.
+        RunFailedError: out of memory, or a data worker was killed.
+        TooManyUnreadableError: more videos could not be read than `train.max_unreadable`.
+        KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
+    """
+    console = Console(stderr=True)
+    run = RunDirectory(config.out)
+    if config.resume:
+        run.check_resume(config)
+    else:
+        run.check_free()
+    device = choose_device(config.train.device)
+    frames = [frame for frame in split_frames(config.data, config.split) if len(frame.boxes)]
+    if not frames:
+        raise ConfigError(f"{config.data}: no key frame of split {config.split!r} has a box")
+    labels = tuple(sorted({name for frame in frames for names in frame.labels for name in names}))
+    resumed = config.resume and run.model.is_dir()
+    encoder = load_encoder(run.model if resumed else config.init)
+    if config.stride is not None:
+        encoder.clip = encoder.clip.model_copy(update={"stride": config.stride})
+    flip = config.augment.flip == "on"
+    if config.augment.flip == "auto":
+        flip = not flip_changes_labels(labels)
+    augment = AugmentConfig(scales=config.augment.scales, flip=flip)
+    trainer = DetectorTrainer(config, encoder, labels, device)
+    boxes = sum(len(frame.boxes) for frame in frames)
+    say(console, f"{len(frames)} key frames with {boxes} boxes of {len(labels)} actions")
+    return Loop(
+        "detect train",
+        config,
+        run,
+        trainer,
+        Data(TrainingKeyFrames(frames, labels, encoder.clip, augment), _as_it_is, None),
+        lambda: save_model(trainer.model, run.model, encoder.clip),
+        console,
+        less="train.batch",
+    ).go()
+
+
+def split_frames(data: Path, split: str) -> list[KeyFrame]:
+    """The key frames of a split.
+
+    Raises:
+        ManifestError: `data` cannot be understood.
+        ConfigError: there are none.
+    """
+    frames = read_boxes(data)
+    found = [frame for frame in frames if frame.split == split]
+    if not found:
+        names = ", ".join(sorted({frame.split for frame in frames})) or "none"
+        raise ConfigError(f"{data}: no key frames of split {split!r}; there are: {names}")
+    return found
+
+
+def _as_it_is(clip: Clips, generator: object) -> Clips:
+    """Nothing is left to prepare."""
+    return clip
