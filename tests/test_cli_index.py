@@ -88,6 +88,7 @@ def test_the_real_clips_of_ucf101(lists: Path, tmp_path: Path) -> None:
         (["--split", "1"], "--split goes with the lists of a data set: name its --format"),
         (["--films", "cut"], "--films goes with the lists"),
         (["--annotations", "."], "--annotations goes with the lists"),
+        (["--no-open-files"], "--no-open-files goes with the lists"),
         (["--format", "hmdb51", "--labels-from-folders"], "goes with --format plain"),
         (["--format", "hmdb51"], "holds no list of hmdb51"),
         (["--format", "ucf101", "--split", "9"], "split 9: ucf101 has the splits 1, 2 and 3"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from m3video.errors import ManifestError
+from m3video.video import scan
 from m3video.video.datasets import flip_changes_labels, index_dataset
 from m3video.video.manifest import load_manifest
 from tests.video.release import lacking, lay_out, rows, told, write_lists
@@ -112,6 +113,7 @@ def test_something_something_v2(
     write_lists(tmp_path / "labels", lists)
     clips = ["78687.webm", "42326.mp4", "74225.webm", "1420.webm", "100000.webm"]
     lay_out(tmp_path / "20bn-something-something-v2", made("vp9.webm"), clips)
+    (tmp_path / "m.missing.csv").write_text("of an earlier time")
     index_dataset(
         tmp_path / "20bn-something-something-v2",
         tmp_path / "m.csv",
@@ -297,6 +299,21 @@ def test_videomae_lists(made: Made, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "lines that repeat another one: 1" in capsys.readouterr().err
 
 
+def test_files_need_not_be_opened(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What uses the manifest opens them."""
+    write_lists(tmp_path, UCF101)
+    folder = lay_out(tmp_path / "v", made("plain.avi"), ["v_ApplyEyeMakeup_g08_c01.avi"])
+    out = tmp_path / "m.csv"
+    with monkeypatch.context() as patched:
+        patched.setattr(scan, "scan_video", None)  # would fail
+        index_dataset(folder, out, format="ucf101", annotations=[tmp_path], open_files=False)
+    assert (rows(out)[0]["frames"], rows(out)[0]["duration"]) == ("", "")
+    (video,) = load_manifest(out).videos
+    assert (video.frames, video.label, video.extra["split"]) == (40, "ApplyEyeMakeup", "train")
+
+
 def test_what_cannot_be_read_is_listed(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,7 +321,6 @@ def test_what_cannot_be_read_is_listed(
     name = "v_ApplyEyeMakeup_g08_c01.avi"
     folder = lay_out(tmp_path / "v", made("plain.avi"), [name])
     (folder / "v_ApplyEyeMakeup_g01_c01.avi").write_text("no video")
-    (tmp_path / "m.missing.csv").write_text("of an earlier time")
     index_dataset(folder, tmp_path / "m.csv", format="ucf101", annotations=[tmp_path / "lists"])
     assert lacking(tmp_path / "m.missing.csv") == [
         ("missing", "train", "v_ApplyLipstick_g08_c01"),

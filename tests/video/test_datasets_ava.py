@@ -226,6 +226,17 @@ def test_boxes_that_cannot_be_understood(tmp_path: Path, text: str, message: str
         read_boxes(path)
 
 
+def test_boxes_in_any_order(tmp_path: Path) -> None:
+    """An action that is said twice counts once; absolute paths stay as they are."""
+    path = tmp_path / "boxes.csv"
+    sit, run = "/v/a.mp4,a,902,2,val,0,0,1,0.5,sit\n", "/v/a.mp4,a,903.5,3.5,val,0,0,1,1,run\n"
+    path.write_text(HEADER + sit + run + sit + sit.replace("sit", "read"))
+    first, second = read_boxes(path)
+    assert facts(first) == ("a", 902, 2, "val", [[0, 0, 1, 0.5]], (("sit", "read"),))
+    assert facts(second) == ("a", 903.5, 3.5, "val", [[0, 0, 1, 1]], (("run",),))
+    assert first.path == Path("/v/a.mp4")
+
+
 def test_no_boxes(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="No such file or directory; m3video index --format"):
         read_boxes(tmp_path / "boxes.csv")

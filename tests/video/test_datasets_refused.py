@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ def test_lists_that_cannot_be_understood(
         ({"format": "jester", "split": 1}, "split 1: jester has one split"),
         ({"films": "cut"}, "films cut: --films goes with --format ava"),
         ({"format": "ava"}, "--films whole or --films cut is needed"),
+        (
+            {"format": "ava", "films": "cut", "open_files": False},
+            "--no-open-files does not go with --format ava",
+        ),
         ({"annotations": ["nowhere"]}, "nowhere: there is no such file or folder"),
         ({"annotations": [__file__]}, "test_datasets_refused.py: is no list of ucf101"),
         ({"workers": -1}, "workers -1: use 0"),
@@ -148,16 +153,27 @@ def test_folders_that_cannot_be_right(made: Made, tmp_path: Path) -> None:
         index_dataset(other, tmp_path / "m.csv", format="ucf101", annotations=[lists, second])
 
 
-def test_folders_of_pictures_are_refused_with_what_makes_videos_of_them(tmp_path: Path) -> None:
+def test_folders_of_pictures_are_refused_with_what_makes_videos_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The release of Jester; not all its folders are looked at."""
     lists = write_lists(tmp_path / "lists", {**JESTER, "train.csv": "1;Thumb Up\n"})
     frames = tmp_path / "20bn-jester-v1"
     for folder in range(1, 30):
         write_lists(frames / str(folder), {"00001.jpg": "", "00002.jpg": ""})
+    opened: list[str] = []
+    scandir = os.scandir
+
+    def watched(path: str) -> Iterator[os.DirEntry[str]]:
+        opened.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", watched)
     with pytest.raises(ManifestError) as caught:
         index_dataset(frames, tmp_path / "m.csv", format="jester", annotations=[lists])
     assert f"ffmpeg -framerate 12 -i {frames}/1/%05d.jpg " in str(caught.value)
     assert "VIDEOS/1.mp4" in str(caught.value)
+    assert len([path for path in opened if Path(path).parent == frames]) == 20
     assert "\n" not in str(caught.value)
 
 

@@ -29,6 +29,7 @@ def index(arguments: list[str]) -> int:
         labels_from_folders: bool = False,
         workers: int = 2,
         decode: bool = True,
+        open_files: bool = True,
     ) -> dict[str, Any]:
         """Scan and verify videos, and write a manifest: a CSV with one row a video.
 
@@ -47,6 +48,8 @@ def index(arguments: list[str]) -> int:
             labels_from_folders: take each video's label from the folder it lies in (plain only).
             workers: processes that scan.
             decode: decode every frame to verify it; --no-decode reads packets and the first frame.
+            open_files: --no-open-files only compares the folder with the lists of the format, in
+                seconds; what uses the manifest then opens the files.
         """
         return dict(locals())
 
@@ -64,6 +67,8 @@ def _index_plain(settings: dict[str, Any]) -> None:
     for name in ("annotations", "split", "films"):
         if settings.pop(name) not in (None, ()):
             raise ConfigError(f"--{name} goes with the lists of a data set: name its --format")
+    if not settings.pop("open_files"):
+        raise ConfigError("--no-open-files goes with the lists of a data set: name its --format")
     del settings["format"]
     index(**settings)
 

@@ -273,6 +273,8 @@ def _read_list(source: Path, lines: Iterable[str]) -> Iterator[_Entry]:
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the readable videos as a CSV that `load_manifest` reads without scanning.
 
+    Of videos that were not opened the facts are left empty, and `load_manifest` scans them.
+
     Paths of videos below the CSV's folder are written relative to it, others absolute.
     """
     extras = sorted({name for video in manifest.videos for name in video.extra})
@@ -282,7 +284,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
         rows.append(
             [
                 path_in_csv(video.path, folder),
-                *(getattr(video, name) for name in _FACTS),
+                *(getattr(video, name) or "" for name in _FACTS),  # 0: not opened yet
                 video.label or "",
                 *(video.extra.get(name, "") for name in extras),
             ]

@@ -58,6 +58,11 @@ def scan_video(path: Path, decode: bool) -> Video | Unreadable:
         return Unreadable(path, str(error).removeprefix(f"{path}: "))
 
 
+def unopened(path: Path) -> Video:
+    """A video of which nothing is known yet but where it is: its numbers are 0."""
+    return Video(path, frames=0, fps=0, width=0, height=0, duration=0)
+
+
 def scan_videos(
     paths: Sequence[Path], *, workers: int, decode: bool, progress: bool
 ) -> list[Video | Unreadable]:

@@ -49,7 +49,7 @@ from m3video.video.manifest import (
     check_some_readable,
     write_manifest,
 )
-from m3video.video.scan import Unreadable, Video, scan_videos
+from m3video.video.scan import Unreadable, Video, scan_videos, unopened
 
 DatasetName = Literal[
     "kinetics", "ssv2", "ucf101", "hmdb51", "ava", "jester", "diving48", "videomae"
@@ -102,6 +102,7 @@ def index_dataset(
     films: ava.Films | None = None,
     workers: int = 2,
     decode: bool = True,
+    open_files: bool = True,
 ) -> Manifest:
     """Make a manifest of a data set by its official lists, and report what is not there.
 
@@ -117,13 +118,15 @@ def index_dataset(
         films: whether files of AVA are whole films or their seconds 900 to 1800.
         workers: processes that verify; 0 verifies in this one.
         decode: decode every frame to verify it; else read all packets and decode the first frame.
+        open_files: without it no file is opened: its frames, size and length are left empty in the
+            manifest (0 in what is returned) and found when the manifest is used. Not with AVA.
 
     Raises:
         ManifestError: bad arguments or lists, or no video that can be read.
     """
     folder, out = Path(videos), Path(out)
     check_arguments(out, workers)
-    _check_options(format, split, films)
+    _check_options(format, split, films, open_files)
     sources = [Path(path) for path in annotations] or [folder]
     listed = _read_lists(sources, out, format, split)
     files = find_files(folder)
@@ -134,9 +137,12 @@ def index_dataset(
             f"{folder}: holds none of the {len(listed.rows)} listed videos; {row.where} names "
             f"{row.names[0]}, the folder holds {held}; are they the same data set?"
         )
-    scanned = scan_videos(
-        [Path(path) for _, path in matched.found], workers=workers, decode=decode, progress=True
-    )
+    paths = [Path(path) for _, path in matched.found]
+    scanned: Sequence[Video | Unreadable]
+    if open_files:
+        scanned = scan_videos(paths, workers=workers, decode=decode, progress=True)
+    else:
+        scanned = [unopened(path) for path in paths]
     manifest = _manifest(matched, scanned, files.closed)
     key_frames: list[KeyFrame] = []
     late: dict[Path, int] = {}
@@ -153,7 +159,9 @@ def index_dataset(
     return manifest
 
 
-def _check_options(format: DatasetName, split: int | None, films: ava.Films | None) -> None:
+def _check_options(
+    format: DatasetName, split: int | None, films: ava.Films | None, open_files: bool
+) -> None:
     """Refuse options that do not go with the data set."""
     if format not in FORMATS:
         raise ManifestError(f"format {format!r}: use one of {', '.join(FORMATS)}")
@@ -167,6 +175,11 @@ def _check_options(format: DatasetName, split: int | None, films: ava.Films | No
         raise ManifestError(
             "--films whole or --films cut is needed: are the files of AVA whole films, or their "
             "seconds 900 to 1800?"
+        )
+    if format == "ava" and not open_files:
+        raise ManifestError(
+            "--no-open-files does not go with --format ava: key frames after the end of a film are "
+            "left out, so its length must be known"
         )
 
 

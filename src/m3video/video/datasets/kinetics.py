@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,18 +39,10 @@ def read_kinetics(files: dict[str, Path], split: int) -> Annotations:
             f"{names}: has no header with {', '.join(COLUMNS)}; give the CSVs of the release, or "
             "use --format videomae for lists of a path and the number of a class"
         )
-    rows = [(youtube, row) for path in lists for youtube, row in _read(path)]
-    # Distinct clips of one video cannot be told apart by its id alone.
-    clips = Counter(youtube for youtube, name in {(youtube, row.id) for youtube, row in rows})
-    named = [
-        Annotated(row.id, row.label, row.split, row.where, (*row.names, youtube))
-        if clips[youtube] == 1
-        else row
-        for youtube, row in rows
-    ]
+    rows = [row for path in lists for row in _read(path)]
     return Annotations(
-        rows=tuple(row for row in named if row.label),
-        left_out=tuple(row for row in named if not row.label),
+        rows=tuple(row for row in rows if row.label),
+        left_out=tuple(row for row in rows if not row.label),
         why_left_out="without a label",
     )
 
@@ -65,7 +56,7 @@ def _is_kinetics(path: Path) -> bool:
     return set(COLUMNS) <= set(_header(path))
 
 
-def _read(path: Path) -> Iterator[tuple[str, Annotated]]:
+def _read(path: Path) -> Iterator[Annotated]:
     header = _header(path)
     columns = [header.index(name) for name in COLUMNS]
     label_column = header.index("label") if "label" in header else None
@@ -83,8 +74,9 @@ def _read(path: Path) -> Iterator[tuple[str, Annotated]]:
             raise fault(path, number, f"split {split!r} is not one of {', '.join(SPLITS)}")
         clip = f"{youtube}_{_second(start, path, number):06d}_{_second(end, path, number):06d}"
         where = f"{path}, line {number}"
-        name = f"{label}/{clip}" if label else clip
-        yield youtube, Annotated(clip, label or None, SPLITS[split], where, (name,))
+        # Of a video with several clips the id alone names none: matching sees that they share it.
+        names = (f"{label}/{clip}" if label else clip, youtube)
+        yield Annotated(clip, label or None, SPLITS[split], where, names)
 
 
 def _second(text: str, path: Path, line: int) -> int:
