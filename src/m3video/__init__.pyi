@@ -1,5 +1,7 @@
 from .config import ExportConfig as ExportConfig
 from .config import ImportConfig as ImportConfig
+from .config import DetectEvaluateConfig as DetectEvaluateConfig
+from .config import DetectTrainConfig as DetectTrainConfig
 from .config import EvaluateConfig as EvaluateConfig
 from .config import FinetuneConfig as FinetuneConfig
 from .config import EmbedConfig as EmbedConfig
@@ -13,6 +15,7 @@ from .find.embed import embed as embed
 from .find.features import open_features as open_features
 from .find.search import search as search
 from .model.checkpoint import load_classifier as load_classifier
+from .model.checkpoint import load_detector as load_detector
 from .model.checkpoint import load_encoder as load_encoder
 from .model.export import export_model as export_model
 from .model.importing import import_weights as import_weights
@@ -23,6 +26,8 @@ from .recipes import RECIPES as RECIPES
 from .recipes import recipe_config as recipe_config
 from .report.page import write_report as write_report
 from .train.classify import finetune as finetune
+from .train.detect import train_detector as train_detector
+from .train.detect_evaluate import evaluate_detector as evaluate_detector
 from .train.multiview import evaluate as evaluate
 from .train.pretrain import pretrain as pretrain
 from .train.probe import probe as probe
