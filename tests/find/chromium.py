@@ -37,7 +37,7 @@ class Page:
         options = "--headless --no-sandbox --disable-gpu --remote-debugging-pipe"
         self._process = subprocess.Popen(
             [
-                "/bin/sh",
+                "bash",  # other shells know descriptors of one digit only
                 "-c",
                 f'exec "$0" "$@" 3<&{read} 4>&{write}',
                 str(CHROMIUM),
@@ -139,8 +139,10 @@ class Page:
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def middle(self, selector: str) -> tuple[float, float]:
-        """Where an element is."""
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        """Where an element is, once it is in sight."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.ask(f"{found}.scrollIntoView({{block: 'nearest'}})")
+        box = f"{found}.getBoundingClientRect()"
         x, y = self.ask(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({box})")
         return x, y
 

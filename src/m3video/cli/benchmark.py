@@ -14,7 +14,7 @@ from m3video.errors import ConfigError
 
 
 def benchmark(arguments: list[str]) -> int:
-    """Measure motion, loader or train on this machine."""
+    """Measure motion, loader, train or embed on this machine."""
     if not arguments or arguments[0] not in BENCHMARKS:
         if arguments[:1] in (["-h"], ["--help"]):
             print(f"usage: m3video benchmark {'|'.join(BENCHMARKS)} [options]")
@@ -107,6 +107,19 @@ def _benchmark_train(
     }
 
 
+def _benchmark_embed(
+    videos: Path | None = None, count: int = 8, json: Path | None = None
+) -> dict[str, Any]:
+    """Videos per second of embed against decoding the same frames.
+
+    Args:
+        videos: a folder or list of videos; without it, clips made on the spot.
+        count: videos that each side reads.
+        json: write the figures there.
+    """
+    return {"videos": videos, "count": count, "json": json}
+
+
 def _benchmark_functions(
     kind: str,
 ) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], Any]]:
@@ -118,4 +131,5 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "motion": _benchmark_motion,
     "loader": _benchmark_loader,
     "train": _benchmark_train,
+    "embed": _benchmark_embed,
 }

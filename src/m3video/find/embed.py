@@ -30,7 +30,7 @@ from torch import Tensor
 
 from m3video.config import EmbedConfig
 from m3video.errors import CheckpointError, ConfigError, ManifestError
-from m3video.find.clips import WindowBatches
+from m3video.find.clips import WindowBatches, unreadable_of
 from m3video.find.features import open_features
 from m3video.find.parts import Parts, same_job
 from m3video.find.store import import_zarr, part_table, write_features
@@ -216,7 +216,7 @@ def _compute(
     with Interrupt() as interrupt, _Bar(len(windows), done) as bar:
         for clips in make_eval_loader(source, batch=1, workers=config.workers):
             units = clips.extras["unit"][0].tolist()
-            held.unreadable += clips.unreadable
+            held.unreadable += unreadable_of(clips)
             if units:
                 values = encode(encoder, clips.frames[0], tokens=config.tokens, device=device)
                 values = values.view(len(units), windows.each, -1).mean(1)
@@ -225,7 +225,7 @@ def _compute(
             done = min(done + batch, len(windows))
             bar.show(done)
             if held.full or interrupt.requested or done == len(windows):
-                table = _part(windows, held, tokens * encoder.width)
+                table = _part(windows, held, np.empty((0, tokens * encoder.width), config.dtype))
                 parts.write(first, done, table, held.unreadable)
                 first, held = done, _Held()
             if interrupt.requested:
@@ -253,15 +253,14 @@ def encode(
     return out
 
 
-def _part(windows: Windows, held: _Held, width: int) -> pa.Table:
-    """The rows that are held, each of `width` numbers; there may be none."""
+def _part(windows: Windows, held: _Held, nothing: NDArray[Any]) -> pa.Table:
+    """The rows that are held; `nothing` has the shape and type of no row."""
     videos = [windows.videos[windows.video_of(unit)] for unit in held.units]
-    nothing = np.empty((0, width), np.float32)
     return part_table(
         [str(video.path) for video in videos],
         [windows.seconds(unit) for unit in held.units],
         [video.label for video in videos],
-        np.concatenate(held.features) if held.features else nothing,
+        np.concatenate([nothing, *held.features]),
     )
 
 

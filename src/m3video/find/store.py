@@ -40,17 +40,16 @@ def part_table(
         paths: of the videos.
         seconds: start and end.
         labels: None where there is none.
-        features: float32 or float16 [R, …]; what follows R is flattened.
+        features: float32 or float16 [R, D]; tokens are flattened.
     """
-    flat = features.reshape(len(features), -1)
-    values = pa.array(flat.reshape(-1))
+    values = pa.array(features.reshape(-1))
     return pa.table(
         {
             "path": pa.array(paths, pa.string()),
             "start": pa.array([start for start, _ in seconds], pa.float64()),
             "end": pa.array([end for _, end in seconds], pa.float64()),
             "label": pa.array(labels, pa.string()),
-            "feature": pa.FixedSizeListArray.from_arrays(values, flat.shape[1]),
+            "feature": pa.FixedSizeListArray.from_arrays(values, features.shape[1]),
         }
     )
 

@@ -107,6 +107,7 @@ export class MapView {
     const { context, groups, shown } = this;
     const style = getComputedStyle(document.documentElement);
     context.clearRect(0, 0, this.width, this.height);
+    this.paper = style.getPropertyValue("--panel");
     const radius = this.#radius();
     context.globalAlpha = 0.5;
     if (shown) this.#dots(groups.flatMap((group) => group.rows).filter((row) => !shown.has(row)), radius * 0.7, style.getPropertyValue("--dim"));
@@ -130,6 +131,11 @@ export class MapView {
       context.arc(x, y, radius, 0, 2 * Math.PI);
     }
     context.fill();
+    if (this.x.length < 3000) {
+      context.strokeStyle = this.paper; // a rim, so that dots that overlap are still told apart
+      context.lineWidth = 1;
+      context.stroke();
+    }
   }
 
   #ring(row, radius, colour, width) {
