@@ -102,6 +102,7 @@ def test_a_run_leaves_a_classifier_and_what_the_held_out_videos_gave(
     averaged = read_tensors(run / "last" / "model.safetensors")
     assert torch.equal(model.head.weight, averaged["average.head.weight"])
     assert not torch.equal(model.head.weight, averaged["head.weight"])
+    assert model.head.weight.any(), "it has moved from zero, where the head starts"
     result = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert result["videos"] == 2
     assert result["views"] == {"segments": 2, "crops": 1, "sampling": "dense", "stride": 2}
