@@ -22,7 +22,6 @@ from m3video.model.vit import VisionTransformer
 from m3video.recipes import merge
 from m3video.train.classify import finetune
 from m3video.train.classify_step import ClassifierTrainer
-from m3video.train.labelled_videos import hold_out, split_of, training_videos
 from m3video.train.mixing import draw_mix, mix_clips, mix_labels
 from m3video.video.augment import normalise
 from m3video.video.loader import Clips
@@ -269,37 +268,6 @@ def test_a_stride_of_its_own_is_kept_with_the_model(init: Path, data: Path, tmp_
     assert load_classifier(run).encoder.clip.stride == 5
     result = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert result["views"]["stride"] == 5
-
-
-def videos_of(labels: str) -> Manifest:
-    return Manifest(
-        tuple(
-            Video(Path(f"{n}.mp4"), frames=9, fps=25, width=48, height=32, duration=1, label=label)
-            for n, label in enumerate(labels)
-        )
-    )
-
-
-def test_a_share_of_each_class_is_held_out() -> None:
-    manifest = hold_out(videos_of("aaaaaaaaaabbbbbc"), 0.4, seed=0)
-    counts = {
-        (label, split): sum(v.label == label and split_of(v) == split for v in manifest.videos)
-        for label in "abc"
-        for split in ("train", "val")
-    }
-    assert counts == {
-        ("a", "train"): 6, ("a", "val"): 4,
-        ("b", "train"): 3, ("b", "val"): 2,
-        ("c", "train"): 1, ("c", "val"): 0,
-    }  # fmt: skip
-    assert hold_out(videos_of("aaaabbbb"), 0.5, 1) == hold_out(videos_of("aaaabbbb"), 0.5, 1)
-    assert hold_out(videos_of("aaaabbbb"), 0.5, 1) != hold_out(videos_of("aaaabbbb"), 0.5, 2)
-
-
-def test_the_first_videos_of_each_class_are_trained_on() -> None:
-    config = config_of(Path("i"), "d", Path("o"), labels=2)
-    chosen = training_videos(videos_of("abaabbb"), config)
-    assert [video.path.stem for video in chosen] == ["0", "1", "2", "4"]
 
 
 def test_without_a_split_all_are_trained_on_unless_a_share_is_held_out(
