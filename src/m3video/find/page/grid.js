@@ -3,6 +3,7 @@
 const GAP = 16;
 const TEXT = 46; // pixels below a picture
 const WIDEST = 190;
+const PAUSE = 60; // milliseconds before a picture is asked for
 
 /** A strip of frames that plays while it is pointed at. */
 export function strip(url, seconds) {
@@ -14,8 +15,9 @@ export function strip(url, seconds) {
   image.draggable = false;
   image.addEventListener("load", () => box.classList.add("ready"));
   image.addEventListener("error", () => box.classList.add("broken"));
-  image.src = url;
   box.append(image);
+  // What is scrolled past is not asked for: the pictures in sight would wait behind it.
+  setTimeout(() => box.isConnected && (image.src = url), PAUSE);
   return box;
 }
 
@@ -67,6 +69,7 @@ export class Grid {
     const held = document.activeElement;
     for (const [place, card] of this.cards) {
       if ((place < first || place >= last) && card !== held) {
+        card.querySelector("img").removeAttribute("src"); // ends a request that waits
         card.remove();
         this.cards.delete(place);
       }

@@ -90,7 +90,8 @@ export class MapView {
 
   #radius() {
     const base = Math.min(Math.max(90 / Math.sqrt(this.x.length || 1), 1.8), 6.5);
-    return base * Math.min(this.view.zoom ** 0.4, 3);
+    const small = Math.min(1, Math.max(0.6, this.#scale() / 420)); // on a small canvas, small dots
+    return base * small * Math.min(this.view.zoom ** 0.4, 3);
   }
 
   #resize() {
