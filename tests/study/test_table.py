@@ -184,9 +184,21 @@ def test_the_page_needs_nothing_else_and_escapes_what_comes_from_outside(study: 
     assert "https://" not in page
 
 
+def test_attentive_and_few_shot_accuracies_have_columns_of_their_own(study: Study) -> None:
+    row = made_rows(study)[0]
+    few = {"mean": 0.3, "error": 0.01, "accuracies": [0.29, 0.31]}
+    row["probe"] |= {"attentive": 0.4, "few_shot": {"linear": {"5": few}, "knn": {"5": few}}}
+    assert numbers(row)["attentive"] == 0.4
+    assert numbers(row)["few/5"] == 0.3
+    titles = [title for _, title in measures([row])]
+    assert titles.index("linear, 5 a class") < titles.index("attentive probe")
+    write_study(study, [row], "")
+    assert "attentive probe" in (study.out / "table.md").read_text()
+
+
 def test_a_study_without_results_is_a_page_too(study: Study) -> None:
     write_study(study, [], "")
-    assert measures([]) == [("linear", "linear probe"), ("knn", "k-NN")]
+    assert measures([]) == []
     assert "0 of 5 runs are finished" in (study.out / "study.html").read_text()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from m3video.config import TrainConfig
 from m3video.errors import CheckpointError
 from m3video.model.checkpoint import save_model
+from m3video.model.classifier import Classifier
 from m3video.model.masked_autoencoder import MaskedAutoencoder, build_model
 from m3video.train import checkpoint
 from m3video.train.checkpoint import (
@@ -148,6 +149,33 @@ def test_init_from_a_model_directory_takes_the_encoder(tmp_path: Path) -> None:
         left = load_init(model, path)
         assert "mask_token" in left
         assert torch.equal(model.encoder.patch_embed.weight, source.encoder.patch_embed.weight)
+
+
+def test_init_from_a_classifier_takes_its_encoder_and_its_norm(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    model = Classifier(build(tmp_path).encoder, ("a", "b"))
+    torch.nn.init.normal_(model.norm.weight)
+    save_model(model, tmp_path / "model", config.clip)
+    started = build(tmp_path)
+    left = load_init(started, tmp_path)
+    assert not any(name.startswith("encoder.") for name in left)
+    own = started.encoder.state_dict()
+    assert torch.equal(own["norm.weight"], model.norm.weight)
+    assert torch.equal(
+        own["blocks.0.mlp.fc1.weight"], model.state_dict()["encoder.blocks.0.mlp.fc1.weight"]
+    )
+
+
+def test_init_from_an_encoder_without_a_norm_says_so(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    source = build(tmp_path).encoder
+    source.take_norm()
+    save_model(source, tmp_path / "model", config.clip)
+    left = load_init(build(tmp_path), tmp_path)
+    assert [name for name in left if name.startswith("encoder.")] == [
+        "encoder.norm.bias",
+        "encoder.norm.weight",
+    ]
 
 
 def test_init_refuses_another_encoder_and_an_empty_place(tmp_path: Path) -> None:

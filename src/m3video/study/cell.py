@@ -58,9 +58,10 @@ def run_cell(task: Task, *, threads: int, workers: int | None) -> dict[str, Any]
         workers: data worker processes; None leaves them to the cell's settings.
 
     Returns:
-        What result.json holds: cell, seed, kind, settings, probe {linear, knn, chance, by_texture},
-        finetune {labels: accuracy}, finetune_by_texture, loss {target: at the end}, seconds (in
-        all), parts {pretrain, probe, finetune: seconds}, versions.
+        What result.json holds: cell, seed, kind, settings, probe (accuracies, chance, by_texture,
+        few_shot, as `probe` gives them), finetune {labels: accuracy}, finetune_by_texture, loss
+        {target: at the end}, seconds (in all), parts {pretrain, probe, finetune: seconds} and
+        versions.
 
     Raises:
         M3VideoError: as `pretrain`, `probe` and `finetune`.
@@ -100,7 +101,7 @@ def _run(task: Task, workers: int | None) -> dict[str, Any]:
         "kind": task.kind,
         "probe": {
             name: measured[name]
-            for name in ("linear", "knn", "chance", "by_texture")
+            for name in ("linear", "attentive", "knn", "chance", "by_texture", "few_shot")
             if name in measured
         },
         "finetune": {name: found["accuracy"] for name, found in tuned.items()},

@@ -33,7 +33,7 @@ from m3video.errors import ConfigError, M3VideoError, RunFailedError
 from m3video.model.checkpoint import write_whole
 from m3video.study.cell import labelled_sets, run_cell
 from m3video.study.grid import Study, Task, open_study, read_result
-from m3video.study.table import row_of, unfinished_rows, write_study
+from m3video.study.table import measures, numbers, row_of, unfinished_rows, write_study
 
 _IGNORED = ("checkpoints/", "last", "model/", "tensorboard/", "report.html", "metrics.jsonl")
 GITIGNORE = "\n".join((*_IGNORED, "cache/", "logs/", ".*.partial", ".*.old", ""))
@@ -148,10 +148,9 @@ class _Book:
         else:
             self.failed.pop(task.name, None)
             self.results[task.name] = result
-            probe = result["probe"]
-            words = [f"linear probe {probe['linear']:.1%}", f"k-NN {probe['knn']:.1%}"]
-            tuned = result.get("finetune", {})
-            words += [f"tuned on {n} a class {x:.1%}" for n, x in tuned.items()]
+            row = row_of(task, result, None)
+            found = numbers(row)
+            words = [f"{title} {found[key]:.1%}" for key, title in measures([row])]
             self.say(f"{task.name}: {', '.join(words)}; {result['seconds']:.0f} s")
         self.write()
 

@@ -71,18 +71,30 @@ def measures(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Key and title of every number that some row has, in the order of the columns."""
     textures = list(dict.fromkeys(t for row in rows for t in row["probe"].get("by_texture", {})))
     labels = sorted({int(n) for row in rows for n in row["finetune"]})
-    return [
+    shots = sorted({int(n) for row in rows for n in _few_shot(row)})
+    known = [
         ("linear", "linear probe"),
         *[(f"linear/{texture}", f"linear, {texture}") for texture in textures],
+        *[(f"few/{n}", f"linear, {n} a class") for n in shots],
+        ("attentive", "attentive probe"),
         ("knn", "k-NN"),
         *[(f"finetune/{n}", f"fine-tuned, {n} a class") for n in labels],
     ]
+    there = {key for row in rows for key in numbers(row)}
+    return [(key, title) for key, title in known if key in there]
+
+
+def _few_shot(row: Row) -> dict[str, Any]:
+    """What the linear probe reached with few labels, by labels a class."""
+    found: dict[str, Any] = row["probe"].get("few_shot", {}).get("linear", {})
+    return found
 
 
 def numbers(row: Row) -> dict[str, float]:
     """The accuracies of a row by the keys of `measures`."""
     probe = row["probe"]
-    found = {name: probe[name] for name in ("linear", "knn") if name in probe}
+    found = {name: probe[name] for name in ("linear", "attentive", "knn") if name in probe}
+    found.update({f"few/{n}": few["mean"] for n, few in _few_shot(row).items()})
     found.update({f"linear/{name}": value for name, value in probe.get("by_texture", {}).items()})
     found.update({f"finetune/{name}": value for name, value in row["finetune"].items()})
     return found

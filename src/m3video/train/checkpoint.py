@@ -32,6 +32,8 @@ from m3video.train.optim import load_state_by_name, state_by_name
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+NORM = "encoder.norm."
+"""The last norm of an encoder, which not everyone has."""
 
 
 @dataclass
@@ -112,7 +114,8 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 def load_init(model: nn.Module, path: Path) -> list[str]:
     """Start a model from the weights of a run's newest checkpoint, or of a model directory.
 
-    The encoder must fit; of the rest (decoder, heads) what has the same name and shape is taken.
+    The encoder must fit; of the rest (decoder, heads) what has the same name and shape is taken. A
+    classifier's norm is the last norm of its encoder again. Positions are those of the new clip.
 
     Returns:
         Names of the weights that keep their initial values.
@@ -123,7 +126,7 @@ def load_init(model: nn.Module, path: Path) -> list[str]:
     weights = _init_weights(path)
     own = model.state_dict()
     for name, tensor in own.items():
-        if name.startswith("encoder."):
+        if name.startswith("encoder.") and (name in weights or not name.startswith(NORM)):
             shape = list(weights[name].shape) if name in weights else "nothing"
             if shape != list(tensor.shape):
                 raise CheckpointError(
@@ -140,17 +143,23 @@ def load_init(model: nn.Module, path: Path) -> list[str]:
 
 
 def _init_weights(path: Path) -> dict[str, Tensor]:
+    """By the names of a masked autoencoder."""
     if (path / "last" / MODEL).exists():
-        return read_tensors(path / "last" / MODEL)
-    for place in (path / "model", path):
-        if (place / MODEL).exists():
-            return {
-                f"encoder.{name}": tensor for name, tensor in read_tensors(place / MODEL).items()
-            }
-    raise CheckpointError(
-        f"--init {path}: no weights there; give a run directory with a checkpoint, "
-        f"or a directory with {MODEL}"
-    )
+        weights = read_tensors(path / "last" / MODEL)
+    else:
+        places = [place for place in (path / "model", path) if (place / MODEL).exists()]
+        if not places:
+            raise CheckpointError(
+                f"--init {path}: no weights there; give a run directory with a checkpoint, "
+                f"or a directory with {MODEL}"
+            )
+        weights = read_tensors(places[0] / MODEL)
+        if not any(name.startswith("encoder.") for name in weights):
+            weights = {f"encoder.{name}": tensor for name, tensor in weights.items()}
+    return {
+        f"encoder.{name}" if name.startswith("norm.") else name: tensor
+        for name, tensor in weights.items()
+    }
 
 
 def _point(link: Path, place: Path) -> None:

@@ -117,6 +117,7 @@ def untrained_like(encoder: VisionTransformer, seed: int) -> VisionTransformer:
     settings: dict[str, Any] = {
         **encoder.clip.model_dump(exclude={"stride"}),
         **encoder.architecture,
+        "position_grid": encoder.position_grid,
     }
     fresh = VisionTransformer(**settings)
     fresh.clip = encoder.clip
