@@ -218,6 +218,24 @@ def test_any_error_is_one_cells_failure_and_the_study_file_is_read_once(
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"group": "scene"}, "no column 'scene' to group by"),
+        ({"folds": 50}, "folds 50: there are only 6"),
+    ],
+)
+def test_data_that_cannot_be_probed_is_refused_before_anything_is_trained(
+    made_folder: Path, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    path = write_nano(
+        tmp_path / "nano.yaml", data=str(made_folder), probe={**settings, "workers": 0}
+    )
+    with pytest.raises(ConfigError, match=words):
+        study(path, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_sets_that_cannot_be_rendered_are_the_failure_of_their_cells(
     grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

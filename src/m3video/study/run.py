@@ -34,6 +34,7 @@ from m3video.model.checkpoint import write_whole
 from m3video.study.cell import labelled_sets, run_cell
 from m3video.study.grid import Study, Task, open_study, read_result
 from m3video.study.table import measures, numbers, row_of, unfinished_rows, write_study
+from m3video.train.probe import probe_manifest
 
 _IGNORED = ("checkpoints/", "last", "model/", "tensorboard/", "report.html", "metrics.jsonl")
 GITIGNORE = "\n".join((*_IGNORED, "cache/", "logs/", ".*.partial", ".*.old", ""))
@@ -66,7 +67,8 @@ def study(
         The rows of study.json.
 
     Raises:
-        ConfigError: a study, or a cell of it, that is not allowed or was finished otherwise.
+        ConfigError: a study, or a cell of it, that is not allowed or was finished otherwise; or
+            data that cannot be probed.
         RunFailedError: a cell failed; all others were run.
         KeyboardInterrupt: Ctrl-C; the cells under way are saved.
     """
@@ -79,6 +81,8 @@ def study(
     chosen = grid.chosen(only)
     finished, left_out = grid.finished(chosen)
     todo = [task for task in chosen if task.name not in finished]
+    if todo and todo[0].cache is None:  # else labels are missed only when a cell was pre-trained
+        probe_manifest(todo[0].probe)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / ".gitignore", GITIGNORE.encode())
     book = _Book(grid, source, finished, unfinished_rows(out, grid))

@@ -82,10 +82,7 @@ def _shapes_result(encoder: VisionTransformer, config: ProbeConfig) -> dict[str,
 
 
 def _video_result(encoder: VisionTransformer, config: ProbeConfig) -> dict[str, Any]:
-    manifest = _labelled_manifest(config)
-    known = torch.tensor([manifest.labels.index(str(video.label)) for video in manifest.videos])
-    planned = _splits(list(manifest.videos), known, config)
-    check_shots(known, planned, config.shots, manifest.labels)
+    manifest = probe_manifest(config)
     with _token_file(encoder, len(manifest.videos) * config.segments, config) as keep:
         features = _video_features(encoder, manifest, config, keep)
         videos = [manifest.videos[i] for i in features.videos.tolist()]
@@ -152,6 +149,19 @@ def probe_metadata(config: ProbeConfig) -> dict[str, Any]:
         "labels": list(manifest.labels),
         "unreadable": [list(entry) for entry in features.unreadable],
     }
+
+
+def probe_manifest(config: ProbeConfig) -> Manifest:
+    """The labelled videos, after a look at whether they can be split as the config says.
+
+    Raises:
+        ConfigError: no labels, or too few videos, groups or labels of a class.
+    """
+    manifest = _labelled_manifest(config)
+    known = torch.tensor([manifest.labels.index(str(video.label)) for video in manifest.videos])
+    planned = _splits(list(manifest.videos), known, config)
+    check_shots(known, planned, config.shots, manifest.labels)
+    return manifest
 
 
 def _labelled_manifest(config: ProbeConfig) -> Manifest:
