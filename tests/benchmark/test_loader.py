@@ -37,8 +37,8 @@ def test_the_figures_and_their_table(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_without_videos_it_makes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = loader._make_clips
-    monkeypatch.setattr(loader, "_make_clips", lambda folder, count: make(folder, 1, 70))
+    make = loader.make_clips
+    monkeypatch.setattr(loader, "make_clips", lambda folder, count: make(folder, 1, 70))
     result = loader.benchmark_loader(clips=2)
     assert result["made"]
     assert result["share_of_decoding"] > 0

@@ -22,7 +22,7 @@ from rich.table import Table
 from m3video.benchmark import loader
 from m3video.config import ClipConfig, EmbedConfig
 from m3video.errors import ConfigError, VideoError
-from m3video.find.clips import WindowBatches, unreadable_of
+from m3video.find.clips import WindowBatches
 from m3video.find.embed import encode
 from m3video.find.windows import Windows
 from m3video.model.vit import build_encoder
@@ -60,7 +60,7 @@ def benchmark_embed(videos: Path | None = None, *, count: int = 8) -> dict[str, 
     try:
         with tempfile.TemporaryDirectory() as folder:
             if videos is None:
-                loader._make_clips(Path(folder), count=4)
+                loader.make_clips(Path(folder), count=4)
             found = load_manifest(videos or folder, decode=False).videos
             repeated = [found[place % len(found)] for place in range(count + _BATCH)]
             settings = {"videos": "", "model": ".", "out": "f.npz", "batch": 2 * _BATCH}
@@ -95,8 +95,8 @@ def _time(windows: Windows) -> dict[str, float]:
             clips = source.clip(number, 0, sample_generator(0, 0, 0))
             encode(encoder, clips.frames, tokens=False, device=torch.device("cpu"))
             spent[size] = time.perf_counter() - begin
-            if unreadable := unreadable_of(clips):
-                raise VideoError(": ".join(unreadable[0]))
+            if clips.unreadable:
+                raise VideoError(": ".join(clips.unreadable[0]))
         if number:
             seconds = {side: seconds[side] + spent[side] for side in seconds}
     return seconds

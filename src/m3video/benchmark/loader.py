@@ -64,7 +64,7 @@ def benchmark_loader(videos: Path | None = None, *, clips: int = 40) -> dict[str
     try:
         with tempfile.TemporaryDirectory() as folder:
             if videos is None:
-                _make_clips(Path(folder), count=4)
+                make_clips(Path(folder), count=4)
             manifest = load_manifest(videos or folder, decode=False)
             plan = plan_clip(_CLIP, _LENGTH)
             ours, plain = _time_both(manifest, plan, clips)
@@ -139,7 +139,7 @@ def _frame_times(video: Video) -> list[int]:
     return times
 
 
-def _make_clips(folder: Path, count: int, frames: int = 300) -> None:
+def make_clips(folder: Path, count: int, frames: int = 300) -> None:
     """Write H.264 clips: a photograph under a moving camera, with a little noise."""
     picture = np.ascontiguousarray(
         skimage.data.astronaut(),  # type: ignore[no-untyped-call]

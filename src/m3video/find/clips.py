@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import groupby
 from pathlib import Path
@@ -26,23 +25,11 @@ from m3video.video.manifest import Video
 from m3video.video.reader import VideoReader
 
 
-def _as_tensor(unreadable: list[tuple[str, str]]) -> torch.Tensor:
-    """(path, reason) as the uint8 of JSON: what travels with a batch is tensors."""
-    return torch.frombuffer(bytearray(json.dumps(unreadable), "utf-8"), dtype=torch.uint8)
-
-
-def unreadable_of(clips: Clips) -> list[tuple[str, str]]:
-    """(path, reason) of what could not be read of an item, with or without B."""
-    data = clips.extras["unreadable"].flatten().numpy().tobytes()
-    return [(path, reason) for path, reason in json.loads(data)]
-
-
 class WindowBatches:
     """A `ClipSource` whose item is a batch of windows, to be loaded with `batch=1`.
 
     An item's frames are [C, T, h, w, 3], the windows of the units in `extras["unit"]`, int64 [U],
-    one unit after another. Units that cannot be read are left out; `unreadable_of` says why: a
-    loader's own list is of items that are missing as a whole.
+    one unit after another. Units that cannot be read are left out, and `unreadable` says why.
 
     Args:
         windows: all units.
@@ -82,10 +69,8 @@ class WindowBatches:
             real=torch.ones(clips.shape[:2], dtype=torch.bool),
             label=torch.tensor(-1),
             index=torch.tensor(index),
-            extras={
-                "unit": torch.tensor(kept, dtype=torch.int64),
-                "unreadable": _as_tensor(unreadable),
-            },
+            extras={"unit": torch.tensor(kept, dtype=torch.int64)},
+            unreadable=unreadable,
         )
 
     def _read(

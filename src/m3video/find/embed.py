@@ -30,12 +30,12 @@ from torch import Tensor
 
 from m3video.config import EmbedConfig
 from m3video.errors import CheckpointError, ConfigError, ManifestError
-from m3video.find.clips import WindowBatches, unreadable_of
+from m3video.find.clips import WindowBatches
 from m3video.find.features import open_features
 from m3video.find.parts import Parts, same_job
 from m3video.find.store import import_zarr, part_table, write_features
 from m3video.find.windows import Windows
-from m3video.model.checkpoint import WEIGHTS, load_encoder, write_whole
+from m3video.model.checkpoint import WEIGHTS, load_encoder, model_folder, write_whole
 from m3video.model.vit import VisionTransformer
 from m3video.train.interrupt import Interrupt
 from m3video.train.step import choose_device
@@ -120,8 +120,7 @@ def describe_job(config: EmbedConfig, encoder: VisionTransformer) -> dict[str, A
 
 def weights_sha256(model: str | Path) -> str:
     """SHA-256 of the weights' file of a run or model directory, in hexadecimal."""
-    inside = Path(model, "model", WEIGHTS)
-    with (inside if inside.is_file() else Path(model, WEIGHTS)).open("rb") as file:
+    with (model_folder(Path(model)) / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -216,7 +215,7 @@ def _compute(
     with Interrupt() as interrupt, _Bar(len(windows), done) as bar:
         for clips in make_eval_loader(source, batch=1, workers=config.workers):
             units = clips.extras["unit"][0].tolist()
-            held.unreadable += unreadable_of(clips)
+            held.unreadable += clips.unreadable
             if units:
                 values = encode(encoder, clips.frames[0], tokens=config.tokens, device=device)
                 values = values.view(len(units), windows.each, -1).mean(1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from m3video.config import EmbedConfig, SearchConfig
 from m3video.errors import ConfigError, VideoError
-from m3video.find.clips import WindowBatches, unreadable_of
+from m3video.find.clips import WindowBatches
 from m3video.find.embed import encode, weights_sha256
 from m3video.find.features import FeatureFile
 from m3video.find.windows import Windows
@@ -156,8 +156,8 @@ def _embed_query(
     features = []
     for number in range(len(source) if seconds is None else 1):
         clips = source.clip(number, 0, sample_generator(0, 0, 0))
-        if unreadable := unreadable_of(clips):
-            raise VideoError(": ".join(unreadable[0]))
+        if clips.unreadable:
+            raise VideoError(": ".join(clips.unreadable[0]))
         features.append(encode(encoder, clips.frames, tokens=False, device=device)[:, 0])
     source.close()
     return torch.cat(features).mean(0)

@@ -271,7 +271,7 @@ def load_detector(path: str | Path) -> Detector:
 
 
 def _load(path: str | Path) -> VisionTransformer | Classifier | Detector:
-    folder = _model_folder(Path(path))
+    folder = model_folder(Path(path))
     config = read_json(folder / CONFIG)
     encoder = _build(config, folder / CONFIG)
     model: VisionTransformer | Classifier | Detector = encoder
@@ -306,7 +306,12 @@ def _with_head(
     return model
 
 
-def _model_folder(path: Path) -> Path:
+def model_folder(path: Path) -> Path:
+    """The model directory of a run, or the path itself if it is one.
+
+    Raises:
+        CheckpointError: neither.
+    """
     for folder in (path / "model", path):
         if (folder / CONFIG).is_file():
             return folder

@@ -270,7 +270,8 @@ def _collate_readable(items: list[Clips | tuple[str, str]]) -> Clips:
     clips = [item for item in items if isinstance(item, Clips)]
     unreadable = [item for item in items if not isinstance(item, Clips)]
     if clips:
-        return replace(_collate(clips), unreadable=unreadable)
+        batch = _collate(clips)
+        return replace(batch, unreadable=[*batch.unreadable, *unreadable])
     nothing = torch.empty(0, dtype=torch.int64)
     return Clips(
         frames=torch.empty((0, 0, 0, 0, 3), dtype=torch.uint8),
