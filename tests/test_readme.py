@@ -7,6 +7,7 @@ checked by make itself without being run: they run this very suite.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -15,9 +16,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.conftest import write_video
+from tests.model import official
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,7 +29,13 @@ SMALL = "--clip.frames 4 --clip.stride 2 --clip.size 48 64 --model.size nano --t
 SMALL += " --train.steps 2 --train.workers 0 --shapes.clips 4"
 SMALLER = {
     "pretrain": SMALL,
-    "probe": "--epochs 2 --workers 0 --folds 2",
+    "probe": "--epochs 2 --attentive-epochs 1 --workers 0 --folds 2",
+    "finetune": "--recipe tiny --train.steps 2 --train.batch 2 --train.workers 0",
+    "evaluate": "--workers 0",
+    "embed": "--workers 0",
+    "search": "",
+    "import": "--frames 16 --size 64 64 --heads 3",
+    "export": "",
     "track": "--count 20",
     "index": "--workers 1",
     "report": "",
@@ -34,6 +43,7 @@ SMALLER = {
     "study": "",
     "benchmark loader": "--clips 2",
     "benchmark train": "--repeats 1 --size nano --batch 1",
+    "benchmark embed": "--count 1",
 }
 
 
@@ -74,12 +84,17 @@ def test_commands_and_snippets_run_as_shown(tmp_path: Path, made_folder: Path) -
     shutil.copytree(made_folder, labelled)
     write_video(tmp_path / "cat.mp4", frames=70)
     (tmp_path / "study.yaml").write_text(small_study())
+    shapes = json.loads(official.GOLDEN.read_text())["videomae_pretrain_tiny"]["shapes"]
+    torch.save({"model": official.formula_weights(shapes)}, tmp_path / "videomae.pth")
     for command in commands():
         assert command[0] == "m3video", command
         run([sys.executable, "-m", *smaller(command)], tmp_path)
     made = ("manifest.csv", "motion.json", "runs/mme/report.html", "runs/mme/model")
     tracks = ("tracks.mp4", "tracks.html", "tracks.npz", "studies/masks/table.md")
-    for name in made + tracks:
+    labels = ("runs/ft/model", "results/confusion.svg", "features.parquet", "clips.parquet")
+    weights = ("models/videomae/model.safetensors", "exported/hf/config.json")
+    weights += ("exported/ft.onnx", "exported/ft.pt2")
+    for name in made + tracks + labels + weights:
         assert (tmp_path / name).exists(), name
     snippets = blocks("python")
     assert snippets
