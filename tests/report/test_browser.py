@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from m3video.report.page import write_report
+from tests.report.tuned_runs import classifier_run, evaluate_classifier
+
 CHROMIUM = next(
     (
         found
@@ -96,3 +99,14 @@ def test_page_fits_and_plays(full_page: Path, tmp_path: Path, width: int, dark: 
     assert answer["controls"] == 4
     light = [int(value) for value in re.findall(r"\d+", str(answer["paper"]))[:3]]
     assert (max(light) < 80) == dark
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (420, True)])
+def test_page_of_a_classifier_fits_and_plays(tmp_path: Path, width: int, dark: bool) -> None:
+    run = classifier_run(tmp_path / "ft")
+    evaluate_classifier(run)
+    answer = ask(write_report(run), tmp_path, width, dark)
+    assert answer["problems"] == []
+    assert answer["wide"] == 0
+    assert answer["films"] == answer["loaded"] == 4
+    assert answer["controls"] == 1

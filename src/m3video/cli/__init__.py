@@ -166,7 +166,7 @@ def _report(arguments: list[str]) -> int:
         """Write one self-contained HTML page about a run: RUN/report.html.
 
         Args:
-            run: a run directory.
+            run: a run directory of pretrain, finetune or detect train.
         """
         return run
 

@@ -41,12 +41,14 @@ def finetune(arguments: list[str]) -> int:
 
     settings = parse(read, arguments, verb="finetune")
     from m3video.report.confusion import write_confusion
+    from m3video.report.page import write_report
     from m3video.train.classify import finetune
 
     run = finetune(settings)
     print(f"classifier: {run / 'model'}")
     if (run / "evaluation").is_dir():
         print(f"evaluation: {write_confusion(run / 'evaluation').parent}")
+    print(f"report:     {write_report(run)}")
     return 0
 
 

@@ -53,9 +53,11 @@ def _train(arguments: list[str]) -> int:
         return settings
 
     settings = parse(read, arguments, verb="detect train")
+    from m3video.report.page import write_report
     from m3video.train.detect import train_detector
 
-    print(f"detector: {train_detector(settings) / 'model'}")
+    run = train_detector(settings)
+    print(f"detector: {run / 'model'}\nreport:   {write_report(run)}")
     return 0
 
 

@@ -12,10 +12,16 @@ from typing import Any
 
 import yaml
 
-from m3video.config import PretrainConfig, load_pretrain_config
+from m3video.config import (
+    DetectTrainConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    load_config,
+    load_pretrain_config,
+)
 from m3video.errors import CheckpointError
 from m3video.train.optim import total_steps
-from m3video.train.run import RunDirectory
+from m3video.train.run import RunConfig, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -35,18 +41,42 @@ class Metrics:
 
 
 def read_run_config(run: Path) -> PretrainConfig:
-    """The config of a run.
+    """The config of a pre-training run.
+
+    Raises:
+        CheckpointError: not a run directory.
+        ConfigError: config.yaml is broken, or that of another kind of run.
+    """
+    return load_pretrain_config(_config_path(run))
+
+
+def read_any_config(run: Path) -> RunConfig:
+    """The config of a run of any kind, which is known by a setting that no other kind has.
 
     Raises:
         CheckpointError: not a run directory.
         ConfigError: config.yaml is broken.
     """
+    path = _config_path(run)
+    try:
+        names = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
+    except yaml.YAMLError:
+        names = None  # `load_config` tells what is wrong
+    if isinstance(names, dict) and "views" in names:
+        return load_config(FinetuneConfig, path)
+    if isinstance(names, dict) and "split" in names:
+        return load_config(DetectTrainConfig, path)
+    return load_pretrain_config(path)
+
+
+def _config_path(run: Path) -> Path:
     path = RunDirectory(run).config
     if not path.is_file():
         raise CheckpointError(
-            f"{run}: not a run directory (no config.yaml); give one that pretrain made"
+            f"{run}: not a run directory (no config.yaml); give one that pretrain, finetune or "
+            "detect train made"
         )
-    return load_pretrain_config(path)
+    return path
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -88,7 +118,7 @@ def read_unreadable(path: Path) -> list[tuple[str, str]]:
 
 
 def planned_steps(run: Path, config: PretrainConfig) -> int | None:
-    """Steps that the run was to take; None if that hangs on a list of videos that is not there."""
+    """Steps of a pre-training in all; None if that hangs on a list of videos that is not there."""
     if config.train.steps is not None or config.data == "moving-shapes":
         return total_steps(config.train, config.shapes.clips)
     try:
@@ -98,7 +128,17 @@ def planned_steps(run: Path, config: PretrainConfig) -> int | None:
         return None
 
 
-def config_text(config: PretrainConfig) -> str:
+def steps_by_metrics(config: RunConfig, metrics: Metrics) -> int | None:
+    """Steps of any run in all, by how many make an epoch; None before the first is logged."""
+    if config.train.steps is not None:
+        return config.train.steps
+    epochs = metrics.column("epoch")
+    if not metrics.steps or not epochs[-1]:
+        return None
+    return max(round(config.train.epochs * metrics.steps[-1] / epochs[-1]), 1)
+
+
+def config_text(config: RunConfig) -> str:
     """The config as YAML, as config.yaml has it."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 

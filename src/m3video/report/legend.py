@@ -20,10 +20,10 @@ MBH = "Where motion changes: rays point to where motion grows."
 READ = {
     "pixel": "The input frames; visible patches are given.",
     "hog": HOG + " Of each tubelet's first frame.",
-    "flow": "Where each cell goes in the next step, in the colours of the wheel.",
+    "flow": "Where each cell goes in the next step, in the colours of the wheel; white is at rest.",
     "hof": HOF,
     "mbh": MBH,
-    "trajectory": "Where points go, in the colours of the wheel.",
+    "trajectory": "Where points go, in the colours of the wheel; a grey dot stands still.",
     "trajectory_hog": HOG + ALONG,
     "trajectory_hof": HOF + ALONG,
     "trajectory_mbh": MBH + ALONG,
@@ -55,39 +55,56 @@ class ScoreRow:
     still: str
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How the films of one target are read: in words, and by the keys of their colours."""
+
+    text: str
+    keys: list[Entry]
+
+
 def legend(samples: Sequence[Sample], scales: Scales) -> list[Entry]:
-    """How to read the films of these clips."""
-    return list(_entries(samples, scales)) if samples else []
-
-
-def _entries(samples: Sequence[Sample], scales: Scales) -> Iterator[Entry]:
-    names = list(samples[0].outcomes)
-    yield Entry("What the encoder sees", "Grey patches are hidden.")
-    yield Entry("Prediction", "What the model says of hidden patches; visible ones are greyed.")
+    """How to read what the films of all targets have in common."""
+    if not samples:
+        return []
+    entries = [
+        Entry("What the encoder sees", "Grey patches are hidden."),
+        Entry("Prediction", "What the model says of hidden patches; visible ones are greyed."),
+        Entry(
+            "Error",
+            "Squared error of a token; at 1, half way, it is as large as that of predicting the "
+            "mean.",
+        ),
+    ]
     if any(sample.paths is not None and sample.paths.predicted is None for sample in samples):
-        yield Entry("Where points go", READ["trajectory"])
-    for name in names:
-        yield Entry(TITLES[name], READ[name])
-    if "flow" in names or "hof" in " ".join(names) or any(sample.paths for sample in samples):
-        text = "Direction and speed; what does not move is white, or a grey dot."
-        yield Entry("Colour wheel", text, "wheel", high=f"rim: {scales.speed:g} px a step")
-    if "mbh" in " ".join(names):
-        yield Entry("Two colours of MBH", "motion in x and motion in y", "parts")
-    if "pixel" in names:
-        high = f"{round(255 * PIXEL_TOP)} of 255"
+        high = f"rim: {scales.speed:g} px a step"
+        entries.insert(1, Entry("Where points go", READ["trajectory"], "wheel", high=high))
+    return entries
+
+
+def readings(samples: Sequence[Sample], scales: Scales) -> dict[str, Reading]:
+    """How to read the films of each target; the keys are shown beside them."""
+    names = list(samples[0].outcomes) if samples else []
+    return {name: Reading(READ[name], list(_keys(name, scales))) for name in names}
+
+
+def _keys(name: str, scales: Scales) -> Iterator[Entry]:
+    if name in {"flow", "trajectory"} or "hof" in name:
         yield Entry(
-            "Difference of pixels", "Of brightness, mean of the colours.", "heat", "0", high
+            "Colour wheel", "Direction and speed.", "wheel", high=f"rim: {scales.speed:g} px a step"
         )
-    if "flow" in names:
+    if "mbh" in name:
+        yield Entry("Two colours", "Motion in x and motion in y.", "parts")
+    if name == "pixel":
+        text = "Of brightness, mean of the colours."
+        yield Entry("Difference", text, "heat", "0", f"{round(255 * PIXEL_TOP)} of 255")
+    if name == "flow":
         text = "Distance of predicted from true flow."
-        yield Entry("Difference of flow", text, "heat", "0", f"{scales.speed:g} px")
-    if "trajectory" in names:
+        yield Entry("Difference", text, "heat", "0", f"{scales.speed:g} px")
+    if name == "trajectory":
         text = "Distance of predicted from true points by now, drawn where they start."
-        yield Entry("Difference of trajectories", text, "heat", "0", f"{scales.path:g} px")
-    text = (
-        "Squared error of a token; at 1, half way, it is as large as that of predicting the mean."
-    )
-    yield Entry("Error", text, "heat", "0", f"{WORST:g} × variance")
+        yield Entry("Difference", text, "heat", "0", f"{scales.path:g} px")
+    yield Entry("Error", "Of a token.", "heat", "0", f"{WORST:g} × variance")
 
 
 def score_rows(samples: Sequence[Sample]) -> list[ScoreRow]:

@@ -34,3 +34,18 @@ for (const clip of document.querySelectorAll(".clip")) {
   controls.hidden = false;
   if (still) set(false);
 }
+// Test videos are of different lengths: they only start and stop together.
+for (const answers of document.querySelectorAll(".answers")) {
+  const films = [...answers.querySelectorAll("video")];
+  const controls = answers.querySelector(".controls");
+  const button = controls.querySelector("button");
+  let playing = true;
+  const set = (play) => {
+    playing = play;
+    button.textContent = play ? "Pause" : "Play";
+    for (const film of films) play ? film.play().catch(() => {}) : film.pause();
+  };
+  button.addEventListener("click", () => set(!playing));
+  controls.hidden = false;
+  if (still) set(false);
+}

@@ -55,6 +55,8 @@ class Panel:
 class TargetFilms:
     """One target of one clip."""
 
+    name: str
+    """As in the config."""
     title: str
     numbers: str
     """End-point errors in words; empty where there are none."""
@@ -124,7 +126,7 @@ def clip_films(sample: Sample, scales: Scales, limit: int = FILM) -> ClipFilms:
     for name in sample.outcomes:
         painters = target_painters(sample, name, scales, scale)
         panels = _panels(painters, moments, f"{TITLES[name]}, {sample.name}", limit)
-        targets.append(TargetFilms(TITLES[name], numbers(sample, name), panels))
+        targets.append(TargetFilms(name, TITLES[name], numbers(sample, name), panels))
     return ClipFilms(sample.name, own, targets)
 
 

@@ -18,6 +18,8 @@ class Bar:
     name: str
     text: str
     share: float
+    note: str = ""
+    """Of the name: how many videos it is of."""
 
 
 @dataclass(frozen=True)
