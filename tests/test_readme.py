@@ -29,7 +29,7 @@ SMALL = "--clip.frames 4 --clip.stride 2 --clip.size 48 64 --model.size nano --t
 SMALL += " --train.steps 2 --train.workers 0 --shapes.clips 4"
 SMALLER = {
     "pretrain": SMALL,
-    "probe": "--epochs 2 --attentive-epochs 1 --workers 0 --folds 2",
+    "probe": "--shots 1 --epochs 2 --attentive-epochs 1 --workers 0 --folds 2",
     "finetune": "--recipe tiny --train.steps 2 --train.batch 2 --train.workers 0",
     "evaluate": "--workers 0",
     "embed": "--workers 0",
