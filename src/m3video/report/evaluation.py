@@ -28,8 +28,8 @@ PAIRS = 15
 LISTED = 50
 """Videos that were left out that are listed by name."""
 NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
-RIGHT, WRONG = (31, 95, 168), (198, 59, 50)
-"""RGB of the cells of a large confusion."""
+RIGHT, WRONG = (58, 123, 213), (226, 78, 64)
+"""RGB of the cells of a large confusion: seen on light and on dark pages."""
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -308,7 +308,7 @@ def _pixels(counts: Sequence[Sequence[int]]) -> bytes:
     """A cell a square of pixels, as opaque as its share of the row: PNG."""
     table = np.array(counts, np.float64)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    opacity = np.where(table > 0, 0.15 + 0.85 * shares, 0.0)
+    opacity = np.where(table > 0, 0.35 + 0.65 * shares, 0.0)
     picture = np.zeros((*table.shape, 4), np.uint8)
     picture[..., :3] = WRONG
     picture[np.eye(len(table), dtype=np.bool_), :3] = RIGHT
