@@ -197,6 +197,18 @@ def _bad_heads(folder: Path) -> None:
     _config(folder, architecture={"width": 24, "depth": 1, "heads": 5})
 
 
+def _too_deep(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["architecture"]["depth"] = 10**9
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _too_wide(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["architecture"]["mlp_ratio"] = 1e15
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def _other_normalisation(folder: Path) -> None:
     _config(folder, mean=[0.5, 0.5, 0.5])
 
@@ -216,6 +228,8 @@ def _other_normalisation(folder: Path) -> None:
         (_list_config, "not the config of an m3video model"),
         (_bad_clip, "not a multiple of patch 8"),
         (_other_architecture, "not an architecture of m3video: .*layers"),
+        (_too_deep, r"says width 24 and depth 1000000000, and .* depth 1: they do not belong"),
+        (_too_wide, "not an architecture of m3video: .*"),
         (_bad_heads, "width 24 is not a multiple of heads 5"),
         (_other_normalisation, r"wants frames of mean and deviation \(\(0.5, 0.5, 0.5\)"),
     ],

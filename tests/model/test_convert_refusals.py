@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,54 @@ def _two_encoders() -> State:
             lambda: _changed(pos_embed=sine_cosine_positions(1568, 48)[None]),
             "for 1568 tokens, and 16 frames of 64×64 have 128; give --frames and --size",
         ),
+        (
+            lambda: _changed(**{"decoder.x": torch.zeros(1).expand(10**12)}),
+            r"decoder.x is \[1000000000000\], more values than the file holds",
+        ),
+        (
+            lambda: _changed(**{"blocks.0.norm1.bias": torch.zeros(48).to_sparse()}),
+            "blocks.0.norm1.bias is no plain array",
+        ),
+        (
+            lambda: _changed(**{"blocks.0.norm1.bias": torch.zeros(48, device="meta")}),
+            "blocks.0.norm1.bias is no plain array",
+        ),
+        (
+            lambda: _changed(**{"blocks.0.norm1.bias": torch.zeros(48).cfloat()}),
+            "blocks.0.norm1.bias is no plain array",
+        ),
+        (
+            lambda: _changed(**{"blocks.0.norm1.bias": torch.zeros(48).int()}),
+            "blocks.0.norm1.bias holds torch.int32, and weights are floating point",
+        ),
+        (
+            lambda: _changed(**{"blocks.999999999.norm1.bias": torch.zeros(48)}),
+            "has block 999999999 and no block 2; is the file whole",
+        ),
+        (
+            lambda: _changed(**{"blocks.0.mlp.fc1.weight": torch.tensor(1.0)}),
+            r"mlp.fc1.weight of the first block is \[\], .* it would be \[any number, 48\]",
+        ),
+        (
+            lambda: _changed(**{"blocks.0.attn.qkv.weight": torch.ones(100, 48)}),
+            r"qkv.weight of the first block is \[100, 48\], .* it would be \[144, 48\]",
+        ),
+        (
+            lambda: _changed(**{"head.weight": torch.tensor(1.0)}),
+            r"its classifier is \[\]; \[classes, width\] is wanted",
+        ),
+        (
+            lambda: _changed(pos_embed=torch.zeros(5)),
+            r"its pos_embed is \[5\]; \[1, tokens, width\] is wanted",
+        ),
+        (
+            lambda: _changed(pos_embed=torch.zeros(2, 128, 48)),
+            r"its pos_embed is \[2, 128, 48\]",
+        ),
+        (
+            lambda: _changed(**{"norm.weight": torch.ones(48), "norm.bias": torch.ones(48)}),
+            "has norms before and behind the mean",
+        ),
         (lambda: {"model": {}}, "no state dict in it"),
         (lambda: {"model": {"epoch": 3}}, "no state dict in it"),
         (lambda: [torch.ones(3)], "no state dict in it"),
@@ -88,6 +137,18 @@ def test_what_is_no_videomae_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "a.pth") in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth"]
+
+
+def test_an_archive_that_grows_when_it_is_read_is_refused(tmp_path: Path) -> None:
+    torch.save(_changed(**{"decoder.x": torch.zeros(10**6)}), tmp_path / "whole.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pth") as whole,
+        zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    with pytest.raises(CheckpointError, match=r"a.pth: has \d+ bytes and grows to 4\d{6} when"):
+        imported(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

@@ -170,6 +170,10 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str |
                 f"{source}: weights of another model: {name} is {list(tensors[name].shape)}, "
                 f"the model wants {list(tensor.shape)}"
             )
+        if not tensors[name].is_floating_point():
+            raise CheckpointError(
+                f"{source}: {name} holds {tensors[name].dtype}, and weights are floating point"
+            )
     module.load_state_dict(dict(tensors))
 
 
@@ -273,12 +277,13 @@ def load_detector(path: str | Path) -> Detector:
 def _load(path: str | Path) -> VisionTransformer | Classifier | Detector:
     folder = model_folder(Path(path))
     config = read_json(folder / CONFIG)
-    encoder = _build(config, folder / CONFIG)
+    tensors = read_tensors(folder / WEIGHTS)
+    encoder = _build(config, tensors, folder)
     model: VisionTransformer | Classifier | Detector = encoder
     for key, kind in ((LABELS, Classifier), (DETECTION, Detector)):
         if config.get(key) is not None:
             model = _with_head(kind, encoder, config, key, folder / CONFIG)
-    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    load_weights(model, tensors, folder / WEIGHTS)
     return model.eval()
 
 
@@ -328,7 +333,9 @@ def model_folder(path: Path) -> Path:
     )
 
 
-def _build(config: Any, path: Path) -> VisionTransformer:
+def _build(config: Any, tensors: Mapping[str, Tensor], folder: Path) -> VisionTransformer:
+    """The encoder that a config describes, with random weights."""
+    path = folder / CONFIG
     try:
         clip = ClipConfig.model_validate(config["clip"])
         architecture = dict(config["architecture"])
@@ -341,17 +348,33 @@ def _build(config: Any, path: Path) -> VisionTransformer:
             f"{path}: wants frames of mean and deviation {normalisation}, this version of m3video "
             f"normalises with {(tuple(MEAN), tuple(STD))}"
         )
+    _check_extent(architecture, tensors, folder)
     kept = clip.model_dump(exclude={"stride"})
     grid = _position_grid(config, path)
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
             encoder = VisionTransformer(**kept, **architecture, position_grid=grid)
-    except (TypeError, ConfigError) as error:
+    except (TypeError, ConfigError, RuntimeError) as error:  # RuntimeError: of memory
         raise CheckpointError(
             f"{path}: not an architecture of m3video: {_reason(error)}"
         ) from error
     encoder.clip = clip
     return encoder
+
+
+def _check_extent(
+    architecture: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
+) -> None:
+    """Refuse a width or depth that the weights have not, before as much memory is taken."""
+    depth, width = architecture.get("depth"), architecture.get("width")
+    blocks = sum(name.endswith(".mlp.fc1.weight") for name in tensors)
+    widths = [len(v) for k, v in tensors.items() if k.endswith("patch_embed.bias") and v.ndim == 1]
+    if None not in (depth, width) and (depth != blocks or [width] != widths):
+        raise CheckpointError(
+            f"{folder / CONFIG}: says width {width} and depth {depth}, and {WEIGHTS} holds "
+            f"width {', '.join(map(str, widths)) or 'unknown'} and depth {blocks}: they do not "
+            "belong together"
+        )
 
 
 def _position_grid(config: dict[str, Any], path: Path) -> tuple[int, int, int] | None:

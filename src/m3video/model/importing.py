@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -189,22 +190,28 @@ def _encoder(
 ) -> VisionTransformer:
     """An encoder of the architecture that the shapes tell, with random weights."""
     width = len(weights["patch_embed.weight"])
-    numbers = [
+    numbers = {
         int(found[1])
         for name in weights
         if (found := re.match(r"blocks\.(\d+)\.", name)) is not None
-    ]
-    first = weights.get("blocks.0.mlp.fc1.weight")
-    if not numbers or first is None:
+    }
+    if not numbers:
         raise CheckpointError(f"{path}: the encoder has no blocks; is the file whole?")
+    # Before an encoder of this depth and width is built, which a strange file could make endless.
+    lost = next(number for number in itertools.count() if number not in numbers)
+    if lost < max(numbers):
+        raise CheckpointError(
+            f"{path}: has block {max(numbers)} and no block {lost}; is the file whole?"
+        )
+    hidden = _hidden(weights, width, path)
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights are overwritten
             encoder = VisionTransformer(
                 **clip.model_dump(exclude={"stride"}),
                 width=width,
-                depth=max(numbers) + 1,
+                depth=lost,
                 heads=heads,
-                mlp_ratio=_ratio(len(first), width),
+                mlp_ratio=_ratio(hidden, width),
                 norm_eps=norm_eps,
                 final_norm="norm.weight" in weights,
             )
@@ -212,6 +219,20 @@ def _encoder(
         raise ConfigError(f"{error}; give the right attention --heads") from error
     encoder.clip = clip
     return encoder
+
+
+def _hidden(weights: State, width: int, path: Path) -> int:
+    """Width of the MLPs, once the first block has the shapes of an encoder of this width."""
+    for name, rows in (("attention.qkv.weight", 3 * width), ("mlp.fc1.weight", None)):
+        tensor = weights.get(f"blocks.0.{name}")
+        if tensor is None:
+            raise CheckpointError(f"{path}: the first block has no {name}; is the file whole?")
+        if tensor.ndim != 2 or tensor.shape[1] != width or rows not in (None, len(tensor)):
+            raise CheckpointError(
+                f"{path}: {name} of the first block is {list(tensor.shape)}, of an encoder of "
+                f"width {width} it would be [{rows or 'any number'}, {width}]"
+            )
+    return len(weights["blocks.0.mlp.fc1.weight"])
 
 
 def _ratio(hidden: int, width: int) -> float:
@@ -234,6 +255,10 @@ def _load_encoder(encoder: VisionTransformer, weights: State, path: Path) -> tup
 
 def _check_positions(table: Tensor, clip: ClipConfig, path: Path) -> None:
     """Refuse positions that are not those which an encoder for these clips computes."""
+    if table.ndim < 2 or table.numel() != math.prod(table.shape[-2:]):
+        raise CheckpointError(
+            f"{path}: its pos_embed is {list(table.shape)}; [1, tokens, width] is wanted"
+        )
     count, width = table.shape[-2:]
     if (
         table.float().reshape(count, width) - sine_cosine_positions(count, width)
@@ -267,6 +292,9 @@ def _classifier(
     path: Path,
 ) -> Classifier:
     """The encoder with norm and linear layer, and the names of its classes."""
+    if head["head.weight"].ndim != 2:
+        shape = list(head["head.weight"].shape)
+        raise CheckpointError(f"{path}: its classifier is {shape}; [classes, width] is wanted")
     count = len(head["head.weight"])
     if file is not None:
         labels = read_labels(file, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,12 @@ def read_weights(path: Path) -> State:
     """Read the state dict of a `.safetensors` file, or of one that `torch.save` wrote.
 
     Raises:
-        CheckpointError: not such a file, cut off, or holding objects beside tensors and numbers.
+        CheckpointError: not such a file, cut off, or holding objects beside tensors and numbers, or
+            tensors that claim more values than the file holds.
     """
     state = read_tensors(path) if path.suffix == ".safetensors" else _unwrapped(_load(path), path)
+    for name, tensor in state.items():
+        _check_plain(tensor, name, path)
     broken = [
         name
         for name, tensor in state.items()
@@ -42,8 +46,47 @@ def read_weights(path: Path) -> State:
     }
 
 
+def _check_plain(tensor: Tensor, name: str, path: Path) -> None:
+    """Refuse what is no array of real numbers that lie in the file, before anything is computed.
+
+    A file of some bytes can hold a tensor of terabytes, one value repeated by strides of zero.
+    """
+    plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    if not plain or tensor.is_quantized or tensor.is_complex():
+        kind = "quantised" if tensor.is_quantized else f"{tensor.dtype} on {tensor.device}"
+        raise CheckpointError(
+            f"{path}: {name} is no plain array of weights ({tensor.layout}, {kind}); save the "
+            "state dict again in float32"
+        )
+    if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"{path}: {name} is {list(tensor.shape)}, more values than the file holds; save the "
+            "state dict again with its tensors made contiguous"
+        )
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that grows when it is read: torch.save does not compress.
+
+    Raises:
+        CheckpointError: it is one.
+        zipfile.BadZipFile: it is cut off.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    packed = path.stat().st_size
+    if unpacked > packed:
+        raise CheckpointError(
+            f"{path}: has {packed} bytes and grows to {unpacked} when it is read, which no file of "
+            "torch.save does; unpack what is in it and give the weights' own file"
+        )
+
+
 def _load(path: Path) -> Any:
     try:
+        _check_size(path)
         # Official files keep their training options beside the weights, a plain bag of attributes.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -57,7 +100,15 @@ def _load(path: Path) -> Any:
     except OSError as error:  # of a file that ends within its header, too
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: not a file of weights, or cut off ({reason})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise CheckpointError(f"{path}: not a file of weights, or cut off") from error
 
 
@@ -133,6 +184,11 @@ def sort_official(state: Mapping[str, Tensor], path: Path) -> OfficialWeights:
         raise CheckpointError(
             f"{path}: {foreign[0]} is no part of VideoMAE's encoder; without it the outputs would "
             "be others"
+        )
+    if head and "norm.weight" in parts:
+        raise CheckpointError(
+            f"{path}: has norms before and behind the mean of the tokens (norm, fc_norm); a "
+            "classifier of VideoMAE has one of them"
         )
     left_over = tuple(sorted([*outer, *(prefix + name for name in others - head.keys())]))
     return OfficialWeights(parts, head, inner.get("pos_embed"), left_over)
