@@ -120,7 +120,7 @@ def test_csv_keeps_columns_and_finds_what_is_missing(folder: Path) -> None:
         folder / "jump/c.avi", 12, 5.0, 8, 9, 2.4, "10", {"split": "test"}
     )
     assert (manifest.videos[0].frames, manifest.videos[0].extra) == (40, {"split": "train"})
-    assert manifest.videos[2].label == "run"  # taken from the folder only where there is none
+    assert manifest.videos[2].label is None  # its folder is none where the list has labels
     write_manifest(manifest, folder / "again.csv")
     assert load_manifest(folder / "again.csv").videos == manifest.videos
 
@@ -336,3 +336,17 @@ def test_real_list_keeps_its_columns() -> None:
     assert manifest.labels == ("handshake", "hug", "kick", "point", "punch", "push")
     assert {video.extra["set"] for video in manifest.videos} == {"1", "2"}
     assert all(video.height == 160 for video in manifest.videos)
+
+
+def test_a_folder_is_no_label_where_the_list_has_labels(tmp_path: Path) -> None:
+    """A test set without answers lies in `videos`, as all do: that is no class of its own."""
+    facts = ",9,25,48,32,1\n"
+    rows = f"videos/a.mp4,wave{facts}videos/b.mp4,nod{facts}videos/c.mp4,{facts}"
+    (tmp_path / "m.csv").write_text(f"path,label,frames,fps,width,height,duration\n{rows}")
+    manifest = load_manifest(tmp_path / "m.csv", labels_from_folders=True)
+    assert [video.label for video in manifest.videos] == ["wave", "nod", None]
+    assert manifest.labels == ("nod", "wave")
+    rows = f"left/a.mp4,{facts}right/b.mp4,{facts}"
+    (tmp_path / "m.csv").write_text(f"path,label,frames,fps,width,height,duration\n{rows}")
+    manifest = load_manifest(tmp_path / "m.csv", labels_from_folders=True)
+    assert manifest.labels == ("left", "right"), "a list without any label takes the folders"

@@ -97,8 +97,8 @@ def load_manifest(
     Args:
         source: the folder or file.
         workers: processes that scan; 0 scans in this one.
-        labels_from_folders: a video without a label gets the name of the folder it lies in, unless
-            that is the source's own folder.
+        labels_from_folders: where the source gives no label at all, a video gets the name of the
+            folder it lies in, unless that is the source's own folder.
         decode: decode every frame to verify it; else read all packets and decode the first frame.
         progress: show a bar on the error stream.
 
@@ -132,6 +132,8 @@ def _scan_source(
     """As `load_manifest`, but all videos may be unreadable."""
     root = source if source.is_dir() else source.parent
     entries = list(_read_source(source))
+    # In a list with labels a video without one has none: its folder may be `videos` or `test`.
+    labels_from_folders = labels_from_folders and all(entry.label is None for entry in entries)
     if not entries:
         endings = " ".join(sorted(EXTENSIONS))
         raise ManifestError(
