@@ -9,9 +9,8 @@ evaluation   3 crops along the longer side, which together show all of a frame o
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,9 +20,10 @@ from m3video.config import AugmentConfig, ClipConfig
 from m3video.errors import VideoError
 from m3video.video.augment import Crop, multi_scale_crop
 from m3video.video.datasets.boxes import KeyFrame
-from m3video.video.loader import Clips, UnreadableError
+from m3video.video.loader import Clips
+from m3video.video.packets import PacketScan
 from m3video.video.reader import VideoReader
-from m3video.video.views import view_crops
+from m3video.video.views import Crops, Span, cut_span, naming, view_crops
 
 BOXES = "boxes"
 """The extra float32 [M, 4]: x1, y1, x2, y2 as fractions of the crop; 0 where there is none."""
@@ -34,25 +34,12 @@ ACTIONS = "actions"
 VIEW = "view"
 """The extra int64 [M]: the crop that a box is judged in."""
 VISIBLE = 0.25
-"""Least share of a box in a training crop: a person of whom less is seen tells nothing."""
+"""Least share of a box in a training crop, but for the person that the crop was drawn for."""
 VIEWS = 3
+KNOWN_FILMS = 512
+"""Films whose packets a process keeps in mind; AVA has 299, a cut of which takes 0.2 MB."""
 
 Boxes = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Span:
-    """A clip around a key frame, and how it was cut.
-
-    Attributes:
-        frames: uint8 [crops, T, H, W, 3].
-        crops: what was cut out.
-        size: height and width of the video.
-    """
-
-    frames: NDArray[np.uint8]
-    crops: list[Crop]
-    size: tuple[int, int]
 
 
 def key_rows(count: int, fps: float, seconds: float, clip: ClipConfig) -> list[int]:
@@ -71,28 +58,34 @@ def key_rows(count: int, fps: float, seconds: float, clip: ClipConfig) -> list[i
     return [min(max(first + step * clip.stride, 0), count - 1) for step in range(clip.frames)]
 
 
-def read_span(
-    frame: KeyFrame, clip: ClipConfig, crops_of: Callable[[int, int], list[Crop]]
-) -> Span:
+def read_span(frame: KeyFrame, films: Films, clip: ClipConfig, crops_of: Crops) -> Span:
     """Decode a clip around a key frame once, and cut all crops out of it.
 
     Raises:
         UnreadableError: the video cannot be read, or has no such key frame.
     """
-    try:
-        with VideoReader(frame.path) as reader:
-            rows = key_rows(len(reader), reader.fps, frame.seconds, clip)
-            crops = crops_of(reader.height, reader.width)
-            out = np.empty((len(crops), len(rows), *clip.size, 3), np.uint8)
-            for index, image in reader.images(rows):
-                first, end = bisect_left(rows, index), bisect_right(rows, index)
-                for crop, frames in zip(crops, out, strict=True):
-                    crop.into(image, frames[first])
-                    frames[first + 1 : end] = frames[first]
-            return Span(out, crops, (reader.height, reader.width))
-    except VideoError as error:
-        path = str(frame.path)
-        raise UnreadableError(path, str(error).removeprefix(f"{path}: ")) from error
+    with naming(frame.path), films.open(frame.path) as reader:
+        rows = key_rows(len(reader), reader.fps, frame.seconds, clip)
+        return cut_span(reader, rows, crops_of)
+
+
+class Films:
+    """Opens films; what their packets tell is read once, for a film has hundreds of key frames."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[PacketScan, int]] = {}
+
+    def open(self, path: Path) -> VideoReader:
+        """A reader of the film.
+
+        Raises:
+            VideoError: it cannot be opened.
+        """
+        scan, frames = self._known.get(path, (None, None))
+        reader = VideoReader(path, scan=scan, frames=frames)
+        if len(self._known) < KNOWN_FILMS:
+            self._known[path] = reader.scan, len(reader)
+        return reader
 
 
 def boxes_in(crop: Crop, boxes: Boxes, height: int, width: int) -> tuple[Boxes, Boxes]:
@@ -165,6 +158,7 @@ class TrainingKeyFrames:
         self._frames = frames
         self._clip = clip
         self._augment = augment
+        self._films = Films()
         self._most = max(len(frame.boxes) for frame in frames)
 
     def __len__(self) -> int:
@@ -180,8 +174,9 @@ class TrainingKeyFrames:
             size = self._clip.size
             return [crop_with_person(height, width, size, box, self._augment, generator)]
 
-        span = read_span(frame, self._clip, crops)
+        span = read_span(frame, self._films, self._clip, crops)
         boxes, share = boxes_in(span.crops[0], frame.boxes, *span.size)
+        share[chosen] = 1  # a face that is larger than the crop is seen, and rounding hides nobody
         kept = (share >= VISIBLE).nonzero()[0]
         actions = action_matrix(frame.labels, self.labels)
         extras = {
@@ -208,6 +203,7 @@ class EvaluationKeyFrames:
     ) -> None:
         self._frames = frames
         self._boxes = boxes
+        self._films = Films()
         self._clip = clip
         self._most = max(map(len, boxes))
 
@@ -218,7 +214,10 @@ class EvaluationKeyFrames:
         """One clip, frames [3, T, H, W, 3]; nothing is drawn."""
         size, boxes = self._clip.size, self._boxes[index]
         span = read_span(
-            self._frames[index], self._clip, lambda h, w: view_crops(h, w, size, VIEWS)
+            self._frames[index],
+            self._films,
+            self._clip,
+            lambda h, w: view_crops(h, w, size, VIEWS),
         )
         found = [boxes_in(crop, boxes, *span.size) for crop in span.crops]
         shares = np.stack([share for _, share in found])

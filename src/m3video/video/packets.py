@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _UNKNOWN_RATE = 25.0  # frames per second, when neither times nor the header tel
 class PacketScan:
     """The times are in the stream's time base. Both lists are empty where packets do not tell."""
 
-    times: list[int]
+    times: Sequence[int]
     """When each frame is shown, ascending."""
     keys: list[tuple[int, int]]
     """Keyframes, ascending: when it is shown, and when it is decoded."""
@@ -64,13 +65,14 @@ def scan_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
         and _one_to_one(packets, stream, in_order=times == shown)
     )
     if not reliable:
-        return PacketScan([], [], _header_rate(stream))
+        return PacketScan((), [], _header_rate(stream))
     keys = [
         (p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.key and p.pts is not None
     ]
     # A packet's duration is that of its frame only where frames are stored as they are shown.
     last = packets[-1].duration if times == shown else 0
-    return PacketScan(times, sorted(keys), average_rate(times, last, stream))
+    # A film has hundreds of thousands of frames: an array has 8 bytes of each.
+    return PacketScan(array("q", times), sorted(keys), average_rate(times, last, stream))
 
 
 def _read_packets(path: Path, container: InputContainer, stream: VideoStream) -> list[_Packet]:

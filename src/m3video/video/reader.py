@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from operator import itemgetter
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from m3video.errors import VideoError
 from m3video.video.orientation import Turn
-from m3video.video.packets import average_rate, reason, scan_packets
+from m3video.video.packets import PacketScan, average_rate, reason, scan_packets
 
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
 # FFmpeg draws the letters of any text file.
@@ -60,18 +61,31 @@ class VideoReader:
         threads: decoding threads. Data workers use 1.
         frames: how many the file is known to hold; spares decoding all of it to count them, where
             its packets do not tell.
+        scan: `scan` of an earlier reader of the file; spares reading all its packets.
+
+    Attributes:
+        scan: what the packets tell; with `len`, all that opening finds out.
 
     Raises:
         VideoError: the file cannot be opened, or holds no video frame.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 1, frames: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int = 1,
+        frames: int | None = None,
+        scan: PacketScan | None = None,
+    ) -> None:
         self.path = Path(path)
         self._threads = threads
         self._reformatter = VideoReformatter()
         self._open()
         try:
-            self._scan(frames)
+            self.scan = scan or scan_packets(self.path, self._container, self._stream)
+            self._number(frames)
+            self.scan = replace(self.scan, fps=self.fps)  # decoding may know it better
         except BaseException:
             self.close()
             raise
@@ -221,15 +235,14 @@ class VideoReader:
                 assert isinstance(frame, VideoFrame)
                 yield frame
 
-    def _scan(self, known: int | None) -> None:
+    def _number(self, known: int | None) -> None:
         """Find the number of frames, when each is shown, and where to seek."""
-        scan = scan_packets(self.path, self._container, self._stream)
         # Without reliable times nothing can be sought: count by decoding, read from the start.
-        self._times = scan.times
-        self._keys = scan.keys
-        self.fps = scan.fps
+        self._times = self.scan.times
+        self._keys = self.scan.keys
+        self.fps = self.scan.fps
         """Frames per second on average, from the times at which frames are shown."""
-        self._count = len(scan.times) or known or self._count_by_decoding()
+        self._count = len(self._times) or known or self._count_by_decoding()
 
     def _count_by_decoding(self) -> int:
         self._rewind()

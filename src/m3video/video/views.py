@@ -14,8 +14,10 @@ A span is decoded once for all of its crops. Which frames it has is said by `sam
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -84,24 +86,60 @@ def read_crops(
     Raises:
         UnreadableError: the video cannot be read.
     """
+    with naming(video.path), VideoReader(video.path, frames=video.frames) as reader:
+        return cut_span(reader, rows_of(len(reader)), crops_of).frames
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of a video become those of one that cannot be read, which data workers tell.
+
+    Raises:
+        UnreadableError: in place of a VideoError.
+    """
     try:
-        with VideoReader(video.path, frames=video.frames) as reader:
-            rows = rows_of(len(reader))
-            out: NDArray[np.uint8] | None = None
-            crops: list[Crop] = []
-            for index, image in reader.images(rows):
-                if out is None:
-                    crops = crops_of(*image.shape[:2])
-                    out = np.empty((len(crops), len(rows), *crops[0].size, 3), np.uint8)
-                first, end = bisect_left(rows, index), bisect_right(rows, index)
-                for crop, frames in zip(crops, out, strict=True):
-                    crop.into(image, frames[first])
-                    frames[first + 1 : end] = frames[first]
+        yield
     except VideoError as error:
-        path = str(video.path)
-        raise UnreadableError(path, str(error).removeprefix(f"{path}: ")) from error
+        raise UnreadableError(str(path), str(error).removeprefix(f"{path}: ")) from error
+
+
+@dataclass(frozen=True)
+class Span:
+    """Frames of a video, and how they were cut.
+
+    Attributes:
+        frames: uint8 [crops, T, H, W, 3].
+        crops: what was cut out.
+        size: height and width of the video.
+    """
+
+    frames: NDArray[np.uint8]
+    crops: list[Crop]
+    size: tuple[int, int]
+
+
+def cut_span(reader: VideoReader, rows: list[int], crops_of: Crops) -> Span:
+    """Decode frames once and cut all crops out of them.
+
+    Args:
+        reader: of the video.
+        rows: numbers of the frames, ascending, one or more; the same may come again: [T].
+        crops_of: what is cut out.
+    """
+    out: NDArray[np.uint8] | None = None
+    crops: list[Crop] = []
+    size = (0, 0)
+    for index, image in reader.images(rows):
+        if out is None:
+            size = (image.shape[0], image.shape[1])
+            crops = crops_of(*size)
+            out = np.empty((len(crops), len(rows), *crops[0].size, 3), np.uint8)
+        first, end = bisect_left(rows, index), bisect_right(rows, index)
+        for crop, frames in zip(crops, out, strict=True):
+            crop.into(image, frames[first])
+            frames[first + 1 : end] = frames[first]
     assert out is not None
-    return out
+    return Span(out, crops, size)
 
 
 @dataclass(frozen=True)
