@@ -76,6 +76,17 @@ def test_boxes_are_cut_out_of_their_own_map() -> None:
     torch.testing.assert_close(found, wanted)
 
 
+def test_places_are_not_rounded_with_the_values() -> None:
+    """In bfloat16 a box would move by up to 1/512 of the frame: on this slope by half a column."""
+    maps = torch.arange(256.0).expand(1, 1, 4, 256)
+    box = torch.tensor([[0.8026, 0.2, 0.8065, 0.8]])
+    whole, half = (
+        roi_align(values, box, torch.tensor([0]), cells=1, samples=2)
+        for values in (maps, maps.bfloat16())
+    )
+    torch.testing.assert_close(half, whole, rtol=0, atol=1e-3)
+
+
 def test_roi_align_is_that_of_torchvision() -> None:
     try:
         from torchvision.ops import roi_align as theirs

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -32,6 +34,7 @@ from m3video.train.detect_clips import (
 from m3video.train.detect_evaluate import evaluate_detector, found_boxes
 from m3video.train.detect_step import DetectorTrainer
 from m3video.train.step import StepResult
+from m3video.video import reader
 from m3video.video.augment import Crop
 from m3video.video.datasets.boxes import KeyFrame, write_boxes
 from m3video.video.loader import Clips, make_eval_loader
@@ -236,7 +239,7 @@ def test_what_cannot_be_used_is_one_line(coloured: Path, trained: Path, tmp_path
     with pytest.raises(ManifestError, match="m3video index --format ava"):
         evaluate_detector(evaluation(coloured, trained, data=tmp_path / "nothing.csv"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="a file; give a folder"):
+    with pytest.raises(ConfigError, match="a file, not a folder"):
         evaluate_detector(evaluation(coloured, trained, out=tmp_path / "file"))
     for text, said in (
         ("a,1,0,0,1,1,0.9\n", "line 1: 7 fields; wanted are video_id,timestamp"),
@@ -246,6 +249,17 @@ def test_what_cannot_be_used_is_one_line(coloured: Path, trained: Path, tmp_path
         (tmp_path / "people.csv").write_text(text)
         with pytest.raises(ManifestError, match=said):
             found_boxes(tmp_path / "people.csv", [], 0.5)
+    (tmp_path / "people.csv").write_text("film0,0902,0.1,0.1,0.2,0.2,,0.99\n")  # of train
+    found = {"detections": tmp_path / "people.csv", "out": tmp_path / "out"}
+    with pytest.raises(ConfigError, match=r"no box of score 0\.8 or more in a key frame of split"):
+        evaluate_detector(evaluation(coloured, trained, **found))
+    with pytest.raises(ConfigError, match="holds no evaluation; choose another --out"):
+        evaluate_detector(evaluation(coloured, trained, out=coloured))
+    gone = coloured / "gone.csv"
+    gone.write_text((coloured / "boxes.csv").read_text().replace("film", "none"))
+    with pytest.raises(VideoError, match="no key frame of split 'val' can be read"):
+        evaluate_detector(evaluation(coloured, trained, data=gone, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_actions_without_a_word_count_as_missed(
@@ -319,6 +333,56 @@ def test_a_training_crop_holds_the_person(seed: int) -> None:
     assert left <= x <= left + columns
     _, (share,) = boxes_in(crop, box[None], 90, 160)
     assert share > 0.249
+
+
+def test_somebody_larger_than_the_crop_is_trained_on(coloured: Path) -> None:
+    """A face as large as a wide frame: a crop of two thirds of its height shows a sixth of it."""
+    shown = film(coloured / "wide.mp4", 7)
+    whole = np.array([[0, 0, 1, 1]], np.float32)
+    frame = KeyFrame(shown.path, "wide", 902.0, 0.24, "train", whole, (("red",),))
+    clip = ClipConfig(frames=4, stride=2, size=(32, 16), patch=8)
+    source = TrainingKeyFrames([frame], ("red",), clip, AugmentConfig(scales=(0.66,)))
+    found = source.clip(0, 0, torch.Generator().manual_seed(0))
+    assert found.extras[PRESENT].tolist() == [True]
+    torch.testing.assert_close(found.extras[BOXES], torch.tensor([[0.0, 0, 1, 1]]))
+
+
+def test_the_packets_of_a_film_are_read_once(
+    coloured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = film(coloured / "often.mp4", 8)
+    frames = [replace(frame, seconds=seconds) for seconds in (0.04, 0.2, 0.36)]
+    plan = CLIP, AugmentConfig(scales=(1.0,))
+    fresh = [
+        TrainingKeyFrames([one], tuple(COLOURS), *plan).clip(0, 0, torch.Generator().manual_seed(0))
+        for one in frames
+    ]
+    scans: list[Path] = []
+    scan = reader.scan_packets
+
+    def counted(path: Path, *rest: Any) -> Any:
+        scans.append(path)
+        return scan(path, *rest)
+
+    monkeypatch.setattr(reader, "scan_packets", counted)
+    source = TrainingKeyFrames(frames, tuple(COLOURS), *plan)
+    for number, alone in enumerate(fresh):
+        clip = source.clip(number, 0, torch.Generator().manual_seed(0))
+        assert torch.equal(clip.frames, alone.frames)
+    assert scans == [frame.path]
+
+
+def test_a_resumed_run_reads_the_key_frames_that_it_began_with(
+    coloured: Path, tmp_path: Path
+) -> None:
+    text = (coloured / "boxes.csv").read_text()
+    data = coloured / "changing.csv"
+    data.write_text(text)
+    config = training(coloured, tmp_path / "run", steps=1).model_copy(update={"data": data})
+    run = train_detector(config)
+    data.write_text(text.replace(",red", ",violet").replace(",blue", ",amber"))
+    train_detector(config.model_copy(update={"resume": True}))
+    assert load_detector(run).labels == ("blue", "green", "red")
 
 
 def test_training_clips_hold_what_is_seen(coloured: Path) -> None:

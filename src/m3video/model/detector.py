@@ -39,7 +39,7 @@ def roi_align(maps: Tensor, boxes: Tensor, rows: Tensor, *, cells: int, samples:
         samples: points of a cell, a side.
 
     Returns:
-        [K, D, c, c].
+        [K, D, c, c], in the type of the boxes.
     """
     steps = (torch.arange(cells * samples, device=boxes.device) + 0.5) / (cells * samples)
     # What grid_sample calls −1 … 1 without aligned corners is 0 … 1 here: the edges of the map.
@@ -47,8 +47,9 @@ def roi_align(maps: Tensor, boxes: Tensor, rows: Tensor, *, cells: int, samples:
     y = 2 * (boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * steps) - 1
     shape = len(boxes), cells * samples, cells * samples
     points = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
+    # In bfloat16 a place in the frame would be rounded to 1/256 of it.
     sampled = grid_sample(
-        maps[rows], points.to(maps.dtype), padding_mode="border", align_corners=False
+        maps[rows].to(points.dtype), points, padding_mode="border", align_corners=False
     )
     return avg_pool2d(sampled, samples)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,25 @@ def check_folder(out: Path) -> None:
     """Refuse a place that is no folder for an evaluation.
 
     Raises:
-        ConfigError: a file, or a folder with other things than an evaluation in it.
+        ConfigError: a file, a folder with other things than an evaluation in it, or one that cannot
+            be written to.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: a file, not a folder; choose another --out")
+    check_above(out)
     if out.is_dir() and any(out.iterdir()) and not (out / EVALUATION).exists():
         raise ConfigError(f"{out}: not empty, and holds no evaluation; choose another --out")
+
+
+def check_above(out: Path) -> None:
+    """Refuse a place that cannot be written to before anything is computed.
+
+    Raises:
+        ConfigError: the nearest folder above it is a file, or closed.
+    """
+    above = next(place for place in out.absolute().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{out}: {above} cannot be written to; choose another --out")
 
 
 def accuracies(averages: Tensor, truth: Tensor, labels: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 - Clips around the key frames of `boxes.csv` (`detect_clips`), boxes as annotated; light
   augmentation, which the boxes go through, too.
 - The run is kept, interrupted and resumed as a pre-training is (`loop`); `model/` is a detector.
+- The key frames are kept with it as `boxes.csv`: a resumed run reads those, whatever became of
+  `data`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from m3video.train.detect_step import DetectorTrainer
 from m3video.train.loop import Data, Loop, say
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
-from m3video.video.datasets.boxes import KeyFrame, read_boxes
+from m3video.video.datasets.boxes import KeyFrame, read_boxes, write_boxes
 from m3video.video.datasets.flip import flip_changes_labels
 from m3video.video.loader import Clips
 
@@ -48,7 +50,9 @@ def train_detector(config: DetectTrainConfig) -> Path:
     else:
         run.check_free()
     device = choose_device(config.train.device)
-    frames = [frame for frame in split_frames(config.data, config.split) if len(frame.boxes)]
+    kept = config.out / "boxes.csv"
+    data = kept if config.resume else config.data
+    frames = [frame for frame in split_frames(data, config.split) if len(frame.boxes)]
     if not frames:
         raise ConfigError(f"{config.data}: no key frame of split {config.split!r} has a box")
     labels = tuple(sorted({name for frame in frames for names in frame.labels for name in names}))
@@ -72,6 +76,7 @@ def train_detector(config: DetectTrainConfig) -> Path:
         lambda: save_model(trainer.model, run.model, encoder.clip),
         console,
         less="train.batch",
+        describe=lambda: write_boxes(frames, kept),
     ).go()
 
 

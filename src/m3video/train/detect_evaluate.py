@@ -21,9 +21,10 @@ from rich.progress import track as progress
 from torch import Tensor
 
 from m3video.config import DetectEvaluateConfig
-from m3video.errors import ConfigError, ManifestError
+from m3video.errors import ConfigError, ManifestError, VideoError
 from m3video.model.checkpoint import load_detector, write_json, write_whole
 from m3video.model.detector import Detector
+from m3video.train.classified import EVALUATION, check_folder
 from m3video.train.detect import split_frames
 from m3video.train.detect_clips import (
     BOXES,
@@ -67,18 +68,20 @@ def evaluate_detector(config: DetectEvaluateConfig) -> dict[str, Any]:
     Raises:
         CheckpointError: `model` is no detector.
         ManifestError: `data` or `detections` cannot be understood.
-        ConfigError: no key frame of the split, or nothing annotated in them.
+        ConfigError: no key frame of the split, nothing annotated or found in them, or a folder that
+            holds other things.
+        VideoError: no key frame could be read.
     """
+    check_folder(config.out)
     model = load_detector(config.model)
     frames = split_frames(config.data, config.split)
     if not any(len(frame.boxes) for frame in frames):
         raise ConfigError(f"{config.data}: no key frame of split {config.split!r} has a box")
-    if config.out.exists() and not config.out.is_dir():
-        raise ConfigError(f"{config.out}: a file; give a folder as --out")
-    boxes = [frame.boxes for frame in frames]
-    if config.detections is not None:
-        boxes = found_boxes(config.detections, frames, config.person_score)
+    boxes = _judged_boxes(frames, config)
     said = say_actions(model, frames, boxes, config)
+    if not sum(map(len, said.scores)):
+        path, reason = said.unreadable[0]
+        raise VideoError(f"{path}: {reason}; no key frame of split {config.split!r} can be read")
     known = {name for frame in frames for names in frame.labels for name in names}
     unknown = sorted(known - set(model.labels))
     truth = [
@@ -110,8 +113,21 @@ def evaluate_detector(config: DetectEvaluateConfig) -> dict[str, Any]:
         "unreadable": [list(entry) for entry in said.unreadable],
     }
     write_whole(config.out / "detections.csv", _csv(frames, found, model.labels))
-    write_json(config.out / "evaluation.json", result)
+    write_json(config.out / EVALUATION, result)
     return result
+
+
+def _judged_boxes(frames: Sequence[KeyFrame], config: DetectEvaluateConfig) -> list[Boxes]:
+    """The boxes of each key frame that are judged: annotated or found ones."""
+    if config.detections is None:
+        return [frame.boxes for frame in frames]
+    boxes = found_boxes(config.detections, frames, config.person_score)
+    if not any(map(len, boxes)):
+        raise ConfigError(
+            f"{config.detections}: no box of score {config.person_score:g} or more in a key frame "
+            f"of split {config.split!r}; are they those of another split?"
+        )
+    return boxes
 
 
 def found_boxes(path: Path, frames: Sequence[KeyFrame], lowest: float) -> list[Boxes]:
@@ -165,8 +181,6 @@ def say_actions(
     scores = [nothing] * len(frames)
     unreadable: list[tuple[str, str]] = []
     asked = [number for number, found in enumerate(boxes) if len(found)]
-    if not asked:
-        return Said(scores, unreadable)
     source = EvaluationKeyFrames(
         [frames[number] for number in asked],
         [boxes[number] for number in asked],

@@ -146,6 +146,7 @@ class Loop:
         save_weights: writes `model/`.
         console: where progress goes.
         less: what needs less memory, for the error that tells.
+        describe: writes what else a resumed run must find as it was; called when a run begins.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class Loop:
         console: Console,
         *,
         less: str,
+        describe: Callable[[], None] | None = None,
     ) -> None:
         self.verb = verb
         self.config = config
@@ -168,6 +170,7 @@ class Loop:
         self.console = console
         self.less = less
         self._save_weights = save_weights
+        self._describe = describe
         self.steps = total_steps(config.train, len(data.source))
         self.schedule = Schedule.of(config.train, self.steps)
         self.state = TrainState()
@@ -203,6 +206,8 @@ class Loop:
             first = next_batch(batches)  # if the data fails at once, nothing has been written
             if not self.config.resume:
                 self._check_unreadable(first)
+                if self._describe is not None:
+                    self._describe()
                 self.run.create(self.config, self.data.manifest, device)
             self._loop(itertools.chain([first], batches), interrupt)
         return self.run.path
