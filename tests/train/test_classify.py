@@ -298,7 +298,8 @@ def test_flips_are_on_where_no_name_holds_a_direction(
     ("rows", "words"),
     [
         ("a.mp4,x,train\nb.mp4,y,dev\n", "column split holds 'dev', 'train'"),
-        ("a.mp4,x,test\nb.mp4,y,test\n", "no video has the split `train`"),
+        ("a.mp4,x,test\nb.mp4,y,test\n", "no video that can be read has the split `train`"),
+        ("a.mp4,x,train\nb.mp4,y,test\n", "all videos to train on have the label 'x'"),
         ("a.mp4,x,train\nb.mp4,x,train\n", "two or more labels"),
         ("a.mp4,x,train\nb.mp4,y,train\nc.mp4,,train\n", r"c\.mp4 has no label"),
     ],
@@ -312,6 +313,30 @@ def test_data_that_cannot_be_learned_from_is_one_line(
     with pytest.raises(ConfigError, match=words):
         finetune(config_of(init, tmp_path / "m.csv", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_training_videos_is_told(
+    init: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = data.read_text().splitlines()
+    text = [
+        line.replace(",right,", ",up,") if line.startswith("right/2") else line for line in lines
+    ]
+    data.write_text("\n".join(text) + "\n")
+    finetune(config_of(init, data, tmp_path / "run", train={"steps": 1}))
+    said = capsys.readouterr().err
+    assert "4 videos of 2 classes to train on" in said
+    assert "class 'up' has no training video: it cannot be learned" in said
+
+
+def test_why_none_is_held_out_is_told(
+    init: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finetune(config_of(init, data.parent, tmp_path / "a", val_share=0.01, train={"steps": 1}))
+    assert "none held out: --val-share 0.01 of each class is no whole" in capsys.readouterr().err
+    data.write_text(data.read_text().replace(",test", ",train"))
+    finetune(config_of(init, data, tmp_path / "b", train={"steps": 1}))
+    assert "none held out: no labelled video that can be read" in capsys.readouterr().err
 
 
 def test_nothing_to_begin_with_is_one_line(data: Path, tmp_path: Path) -> None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from m3video.config import FinetuneConfig
-from m3video.train.labelled_videos import hold_out, split_of, training_videos
+from m3video.errors import ConfigError
+from m3video.train.labelled_videos import (
+    hold_out,
+    never_trained,
+    split_of,
+    training_videos,
+    with_split,
+)
 from m3video.video.manifest import Manifest, Video
 
 
@@ -38,3 +47,18 @@ def test_the_first_videos_of_each_class_are_trained_on() -> None:
     config = FinetuneConfig.model_validate({"init": "i", "data": "d", "out": "o", "labels": 2})
     chosen = training_videos(videos_of("abaabbb"), config)
     assert [video.path.stem for video in chosen] == ["0", "1", "2", "4"]
+
+
+def test_one_class_cannot_be_learned() -> None:
+    config = FinetuneConfig.model_validate({"init": "i", "data": "d", "out": "o"})
+    manifest = Manifest(
+        tuple(with_split(v, "train" if v.label == "a" else "val") for v in videos_of("aab").videos)
+    )
+    with pytest.raises(ConfigError, match="all videos to train on have the label 'a'"):
+        training_videos(manifest, config)
+
+
+def test_a_class_that_is_only_tested_is_never_trained() -> None:
+    videos = videos_of("abcab").videos
+    assert never_trained(("a", "b", "c"), videos) == []
+    assert never_trained(("a", "b", "c"), videos[:2]) == ["c"]

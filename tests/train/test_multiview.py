@@ -155,6 +155,21 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, made_folder: Path) -> Non
     assert not (tmp_path / "e").exists()
 
 
+def test_videos_of_one_class_can_be_tested(tmp_path: Path, made_folder: Path) -> None:
+    write_classifier(tmp_path / "m", ("left", "right"))
+    lines = [f"{path},left" for path in sorted((made_folder / "left").iterdir())]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label", *lines]))
+    result = evaluate(config_of(tmp_path / "m", tmp_path / "m.csv", tmp_path / "e", segments=1))
+    assert result["videos"] == 3
+    assert result["chance"] == 1
+    (tmp_path / "m.csv").write_text(f"path\n{made_folder.parent / 'x.mp4'}\n")
+    write_video(made_folder.parent / "x.mp4")
+    with pytest.raises(ConfigError, match="videos of a known label are needed"):
+        evaluate(config_of(tmp_path / "m", tmp_path / "m.csv", tmp_path / "e"))
+    with pytest.raises(ConfigError, match="cannot be written to; choose another --out"):
+        evaluate(config_of(tmp_path / "m", made_folder, made_folder.parent / "x.mp4" / "e"))
+
+
 def test_segments_of_a_short_video_are_tested(tmp_path: Path) -> None:
     for label in ("a", "b"):
         write_video(tmp_path / "v" / label / "0.mp4", frames=3)

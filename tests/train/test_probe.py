@@ -231,6 +231,17 @@ def test_the_column_split_decides_and_test_goes_before_val(labelled: Path) -> No
     labelled.write_text(labelled.read_text().replace("val", "dev"))
     with pytest.raises(ConfigError, match=r"column split holds 'dev', 'train'; it must name"):
         probe(config(**settings))
+    text = labelled.read_text().replace("dev", "val")
+    labelled.write_text(
+        text.replace(",b,1,train", ",a,1,train").replace(",b,3,train", ",a,3,train")
+    )
+    with pytest.raises(ConfigError, match="split `train` must have two or more labels"):
+        probe(config(**settings))
+    labelled.write_text(text.replace(",b,1,val", ",,1,val"))
+    with pytest.raises(ConfigError, match=r"5\.mp4 has no label; give it one, or leave it out"):
+        probe(config(**settings))
+    with pytest.raises(ConfigError, match=r"0\.mp4 cannot be written to; choose another --out"):
+        probe(config(**settings, out=labelled.parent / "0.mp4" / "probe.json"))
 
 
 def test_a_group_is_a_column_of_the_manifest(labelled: Path) -> None:

@@ -24,6 +24,7 @@ from m3video.train.labelled import shapes_train
 from m3video.train.labelled_videos import (
     held_out,
     hold_out,
+    never_trained,
     read_labelled,
     split_of,
     training_videos,
@@ -139,21 +140,17 @@ def _open_data(
     if config.resume:
         manifest = absolute(load_manifest(run.manifest))
     else:
-        manifest = read_labelled(config.data, config.train.workers, console)
+        manifest = read_labelled(config.data, config.train.workers, console, least=2)
         if config.val_share and not any(split_of(video) for video in manifest.videos):
             manifest = hold_out(manifest, config.val_share, config.train.seed)
     labels = manifest.labels
     videos = training_videos(manifest, config)
     split, tested = held_out(manifest)
-    say(
-        console,
-        f"{len(videos)} videos of {len(labels)} classes to train on, "
-        + (
-            f"{len(tested)} held out ({split})"
-            if tested
-            else "none held out: there is no column `split`; see --val-share"
-        ),
-    )
+    known = len({video.label for video in videos})
+    held = f"{len(tested)} held out ({split})" if tested else _why_none(manifest, config)
+    say(console, f"{len(videos)} videos of {known} classes to train on, {held}")
+    for label in never_trained(labels, videos):
+        say(console, f"class {label!r} has no training video: it cannot be learned")
     tests = None
     if tested:
         tests = video_tests(
@@ -171,6 +168,15 @@ def _open_data(
         config.augment.repeats,
     )
     return LabelledSets(train, labels, tests, manifest)
+
+
+def _why_none(manifest: Manifest, config: FinetuneConfig) -> str:
+    """Why no video is held out."""
+    if config.val_share:
+        return f"none held out: --val-share {config.val_share:g} of each class is no whole video"
+    if any(split_of(video) for video in manifest.videos):
+        return "none held out: no labelled video that can be read has the split `test` or `val`"
+    return "none held out: there is no column `split`; see --val-share"
 
 
 def _open_shapes(config: FinetuneConfig, clip: ClipConfig, console: Console) -> LabelledSets:

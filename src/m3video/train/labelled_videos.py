@@ -6,6 +6,7 @@ Without the column all videos are trained on, unless a share is held out (as `va
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -19,22 +20,29 @@ from m3video.video.manifest import Manifest, Video, load_manifest
 SPLITS = ("train", "val", "test")
 
 
-def read_labelled(data: str, workers: int, console: Console) -> Manifest:
+def read_labelled(data: str, workers: int, console: Console, *, least: int) -> Manifest:
     """Find labelled videos; what cannot be read is named.
+
+    Args:
+        data: a folder of class folders, a manifest or a list.
+        workers: processes that scan.
+        console: where unreadable files are named.
+        least: labels that there must be.
 
     Raises:
         ManifestError: no such data.
-        ConfigError: fewer than two labels, or a split that is not train, val or test.
+        ConfigError: fewer labels, or a split that is not train, val or test.
     """
     manifest = load_manifest(
         data, workers=workers, labels_from_folders=True, decode=False, progress=True
     )
     for entry in manifest.unreadable:
         say(console, f"unreadable: {entry.path}: {entry.reason}")
-    if len(manifest.labels) < 2:
+    if len(manifest.labels) < least:
+        wanted = "two or more labels" if least > 1 else "a known label"
         raise ConfigError(
-            f"{data}: videos of two or more labels are needed: give class folders, or a manifest "
-            "with a column `label`"
+            f"{data}: videos of {wanted} are needed: give class folders, or a manifest with a "
+            "column `label`"
         )
     named = {split_of(video) for video in manifest.videos}
     if named != {""} and not named <= set(SPLITS):
@@ -75,7 +83,7 @@ def training_videos(manifest: Manifest, config: FinetuneConfig) -> tuple[Video, 
     """The videos to train on: the first `config.labels` of each class of `train`.
 
     Raises:
-        ConfigError: there are none, or one has no label.
+        ConfigError: there are none, one has no label, or all have the same.
     """
     split = "train" if any(split_of(video) for video in manifest.videos) else ""
     counts = dict.fromkeys(manifest.labels, 0)
@@ -89,8 +97,22 @@ def training_videos(manifest: Manifest, config: FinetuneConfig) -> tuple[Video, 
         if config.labels is None or counts[video.label] <= config.labels:
             chosen.append(video)
     if not chosen:
-        raise ConfigError(f"{config.data}: no video has the split `train`")
+        raise ConfigError(
+            f"{config.data}: no video that can be read has the split `train`; the column split "
+            "must name some, or leave the column out and use --val-share"
+        )
+    if len({video.label for video in chosen}) < 2:
+        raise ConfigError(
+            f"{config.data}: all videos to train on have the label {chosen[0].label!r}; there "
+            "must be two or more"
+        )
     return tuple(chosen)
+
+
+def never_trained(labels: Sequence[str], videos: Sequence[Video]) -> list[str]:
+    """The classes that no training video has: a classifier cannot come to say them."""
+    known = {video.label for video in videos}
+    return [label for label in labels if label not in known]
 
 
 def held_out(manifest: Manifest) -> tuple[str, tuple[Video, ...]]:

@@ -80,7 +80,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.data == MOVING_SHAPES:
         tests = shapes_tests(model.labels, clip, config.shapes)
     else:
-        manifest = read_labelled(config.data, config.workers, Console(stderr=True))
+        manifest = read_labelled(config.data, config.workers, Console(stderr=True), least=1)
         split, videos = tested_videos(manifest, config, model.labels)
         views = None if trained is None else trained.views
         tests = video_tests(

@@ -23,6 +23,7 @@ from m3video.config import ClipConfig, ProbeConfig
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder, write_json
 from m3video.model.vit import VisionTransformer
+from m3video.train.classified import check_above
 from m3video.train.evaluate import evaluate_features
 from m3video.train.features import Features, extract_features
 from m3video.train.labelled import shapes_test, shapes_train
@@ -55,6 +56,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     path = _result_path(config)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; give the name of a JSON file to write")
+    check_above(path)
     if config.untrained:
         encoder = untrained_like(encoder, config.seed)
     if config.data == "moving-shapes":
@@ -172,11 +174,16 @@ def _labelled_manifest(config: ProbeConfig) -> Manifest:
         decode=False,
         progress=True,
     )
-    if len(manifest.labels) < 2 or any(video.label is None for video in manifest.videos):
+    if len(manifest.labels) < 2:
         raise ConfigError(
             f"{config.data}: a probe needs videos of two or more labels: give class folders, "
             "or a manifest with a column `label`"
         )
+    for video in manifest.videos:
+        if video.label is None:
+            raise ConfigError(
+                f"{config.data}: {video.path} has no label; give it one, or leave it out"
+            )
     return manifest
 
 
@@ -221,11 +228,15 @@ def _splits(videos: list[Video], labels: Tensor, config: ProbeConfig) -> list[Sp
         tested = "test" if "test" in named else "val"
         train = torch.tensor([i for i, name in enumerate(named) if name == "train"])
         test = torch.tensor([i for i, name in enumerate(named) if name == tested])
-        if not set(named) <= {"train", "val", "test"} or len(train) == 0 or len(test) == 0:
+        if not set(named) <= {"train", "val", "test"} or not {"val", "test"} & set(named):
             found = ", ".join(repr(name) for name in sorted(set(named)))
             raise ConfigError(
                 f"{config.data}: column split holds {found}; it must name `train` and `val` or "
-                "`test` for every video"
+                "`test` for every video, and some of each must be readable"
+            )
+        if len(set(labels[train].tolist())) < 2:
+            raise ConfigError(
+                f"{config.data}: the videos of the split `train` must have two or more labels"
             )
         return [(train, test)]
     return folds(labels, _groups(videos, config), config.folds, config.seed)
