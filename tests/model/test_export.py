@@ -228,8 +228,16 @@ def test_an_export_that_computes_something_else_is_not_written(
 
 
 def test_outputs_that_are_not_numbers_are_no_agreement() -> None:
+    model = encoder()
+
+    def nothing(clips: Tensor) -> Tensor:
+        return torch.full_like(model(clips), torch.nan)
+
     with pytest.raises(CheckpointError, match="computes something else"):
-        export.check_deviation(float("nan"), 1e-4, "it")
+        export.check_deviation(export.deviation(model, nothing, (1, 2)), 1e-4, "it")
+    with torch.no_grad():
+        model.patch_embed.bias.fill_(torch.nan)  # a training that diverged
+    assert not export.deviation(model, model) <= 1
 
 
 def test_places_and_formats_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
