@@ -7,11 +7,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from m3video.cli import main
 from m3video.model.checkpoint import save_model
 from m3video.report.page import write_report
+from m3video.video.datasets.boxes import KeyFrame, write_boxes
+from tests.conftest import write_video
 from tests.report.test_page import Parsed, report
 from tests.report.tuned_runs import (
     CLIP,
@@ -238,6 +241,35 @@ def test_page_of_a_detector(tmp_path: Path) -> None:
     assert "b" not in page.tags
     (run / "detection" / "evaluation.json").write_text('{"map": 3}')
     assert "detection/evaluation.json cannot be read and is left out: " in report(run).text
+
+
+def test_evaluations_elsewhere_in_the_run_are_shown_too(tuned: Path) -> None:
+    (tuned / "a-train").mkdir()
+    found = json.loads((tuned / "evaluation" / "evaluation.json").read_text())
+    other = json.dumps({**found, "split": "train", "top1": 0.9})
+    (tuned / "a-train" / "evaluation.json").write_text(other)
+    text = report(tuned).text
+    assert "Top-1 40.0 %" in text, "that of the run's end comes first"
+    assert text.index("split test") < text.index("split train")
+    assert "a-train 5 videos of split train" in text
+    (tuned / "evaluation.json").write_text(json.dumps({**found, "top1": 0.5}))
+    assert "Top-1 50.0 %" in report(tuned).text
+
+
+def test_detect_train_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    film = write_video(tmp_path / "film.mp4")
+    boxes = np.array([[0.1, 0.1, 0.6, 0.9]], np.float32)
+    frame = KeyFrame(film, "film", 902.0, 0.8, "train", boxes, (("walk",),))
+    write_boxes([frame], tmp_path / "boxes.csv")
+    save_model(encoder(), tmp_path / "init", CLIP)
+    run = tmp_path / "run"
+    where = ["--init", str(tmp_path / "init"), "--data", str(tmp_path / "boxes.csv")]
+    options = ["--train.steps", "2", "--train.batch", "1", "--train.workers", "0"]
+    assert main(["detect", "train", *where, "--out", str(run), *options]) == 0
+    assert f"report:   {run}/report.html" in capsys.readouterr().out
+    page = Parsed((run / "report.html").read_text())
+    assert "A detector of 1 action, trained from the encoder of" in page.text
+    assert "Nothing was tested yet." in page.text
 
 
 def test_a_detector_that_is_going_on(tmp_path: Path) -> None:

@@ -21,8 +21,6 @@ from m3video.train.run import RunDirectory, flatten
 from m3video.video.moving_shapes import CLASSES
 
 Tuned = FinetuneConfig | DetectTrainConfig
-OWN = frozenset({"init", "data", "out", "resume"})
-"""Settings that belong to a run, and not to how it is trained."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,11 @@ class Changed:
 def lead(run: Path, config: Tuned) -> str:
     """What was trained, in one or two sentences."""
     model = read_json_or_none(RunDirectory(run).model / CONFIG) or {}
-    what, many = ("A classifier", " classes")
+    what, one, many = ("A classifier", "class", "classes")
     if isinstance(config, DetectTrainConfig):
-        what, many = ("A detector", " actions")
+        what, one, many = ("A detector", "action", "actions")
     names = model.get(LABELS) or model.get(DETECTION)
-    of = f" of {len(names)}{many}" if isinstance(names, list) else ""
+    of = f" of {len(names)} {many if len(names) != 1 else one}" if isinstance(names, list) else ""
     weights = f"from the encoder of {config.init}"
     if isinstance(config, FinetuneConfig) and config.scratch:
         weights = f"from fresh weights, with the architecture of {config.init}"
@@ -148,12 +146,12 @@ def defaults(config: Tuned) -> Tuned:
 
 
 def changed(config: Tuned, others: Tuned) -> list[Changed]:
-    """Settings of a run that differ from those of another config of its kind."""
+    """Settings of a run that differ from those of another config with the same init, data, out."""
     before = flatten(others.model_dump(mode="json"))
     return [
         Changed(name, _text(value), _text(before[name]))
         for name, value in flatten(config.model_dump(mode="json")).items()
-        if name not in OWN and value != before[name]
+        if value != before[name]
     ]
 
 
