@@ -13,6 +13,7 @@ export function strip(url, seconds) {
   const image = new Image();
   image.alt = "";
   image.draggable = false;
+  image.decoding = "async";
   image.addEventListener("load", () => box.classList.add("ready"));
   image.addEventListener("error", () => box.classList.add("broken"));
   box.append(image);

@@ -9,6 +9,8 @@ export class MapView {
   constructor(canvas, { hover, choose }) {
     Object.assign(this, { canvas, hover, choose });
     this.context = canvas.getContext("2d");
+    // All dots, drawn once for a view: pointing and choosing only add rings to them.
+    this.layer = document.createElement("canvas");
     this.x = this.y = new Float32Array(0);
     this.groups = []; // [{colour, rows}]
     this.shown = null; // rows that are not dimmed: a Set, or null for all
@@ -25,7 +27,7 @@ export class MapView {
     const from = [this.x, this.y];
     if (still || from[0].length !== x.length) {
       [this.x, this.y] = [Float32Array.from(x), Float32Array.from(y)];
-      return this.draw();
+      return this.#redraw();
     }
     const begin = performance.now();
     const step = (now) => {
@@ -33,7 +35,7 @@ export class MapView {
       const eased = part * part * (3 - 2 * part);
       this.x = from[0].map((value, row) => value + (x[row] - value) * eased);
       this.y = from[1].map((value, row) => value + (y[row] - value) * eased);
-      this.draw();
+      this.#redraw();
       if (part < 1) requestAnimationFrame(step);
     };
     requestAnimationFrame(step);
@@ -42,6 +44,7 @@ export class MapView {
   /** What else is drawn; any of groups, shown, marked, chosen, pointed. */
   set(what) {
     Object.assign(this, what);
+    if ("groups" in what || ("shown" in what && what.shown !== this.drawn)) this.stale = true;
     this.draw();
   }
 
@@ -52,12 +55,12 @@ export class MapView {
     this.view.x += u - a;
     this.view.y += v - b;
     this.#keepInside();
-    this.draw();
+    this.#redraw();
   }
 
   showAll() {
     this.view = { zoom: 1, x: 0.5, y: 0.5 };
-    this.draw();
+    this.#redraw();
   }
 
   draw() {
@@ -65,6 +68,12 @@ export class MapView {
       this.frame = null;
       this.#paint();
     });
+  }
+
+  /** The dots are elsewhere, or others. */
+  #redraw() {
+    this.stale = true;
+    this.draw();
   }
 
   /** Pixels of a row's dot. */
@@ -101,41 +110,56 @@ export class MapView {
     this.canvas.width = Math.round(this.width * ratio);
     this.canvas.height = Math.round(this.height * ratio);
     this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    this.draw();
+    [this.layer.width, this.layer.height] = [this.canvas.width, this.canvas.height];
+    this.#redraw();
   }
 
   #paint() {
-    const { context, groups, shown } = this;
+    const { context, layer } = this;
     const style = getComputedStyle(document.documentElement);
-    context.clearRect(0, 0, this.width, this.height);
-    this.paper = style.getPropertyValue("--panel");
     const radius = this.#radius();
-    context.globalAlpha = 0.5;
-    if (shown) this.#dots(groups.flatMap((group) => group.rows).filter((row) => !shown.has(row)), radius * 0.7, style.getPropertyValue("--dim"));
-    context.globalAlpha = this.x.length > 2000 ? 0.75 : 0.9;
-    for (const { colour, rows } of groups) this.#dots(shown ? rows.filter((row) => shown.has(row)) : rows, radius, colour);
-    context.globalAlpha = 1;
+    if (this.stale) this.#paintDots(style, radius);
+    context.clearRect(0, 0, this.width, this.height);
+    if (layer.width && layer.height) context.drawImage(layer, 0, 0, this.width, this.height);
     const ring = style.getPropertyValue("--ring");
     for (const row of this.marked) this.#ring(row, radius + 1.5, ring, 1);
     if (this.chosen !== null) this.#ring(this.chosen, radius + 5, ring, 2.5);
     if (this.pointed !== null) this.#ring(this.pointed, radius + 3, ring, 2);
   }
 
-  #dots(rows, radius, colour) {
-    const { context } = this;
-    context.fillStyle = colour;
-    context.beginPath();
+  #paintDots(style, radius) {
+    const { groups, shown } = this;
+    const context = this.layer.getContext("2d");
+    this.stale = false;
+    this.drawn = shown;
+    context.clearRect(0, 0, this.layer.width, this.layer.height);
+    // A rim, so that dots that overlap are still told apart.
+    const rim = this.x.length < 3000 ? style.getPropertyValue("--panel") : null;
+    context.globalAlpha = 0.5;
+    if (shown) this.#dots(context, groups.flatMap((group) => group.rows).filter((row) => !shown.has(row)), radius * 0.7, style.getPropertyValue("--dim"), rim);
+    context.globalAlpha = this.x.length > 2000 ? 0.75 : 0.9;
+    for (const { colour, rows } of groups) this.#dots(context, shown ? rows.filter((row) => shown.has(row)) : rows, radius, colour, rim);
+  }
+
+  /** One dot is drawn, and copied to all places: thousands of arcs in one path take far longer. */
+  #dots(context, rows, radius, colour, rim) {
+    const ratio = this.layer.width / (this.width || 1);
+    const side = 2 * Math.ceil((radius + 1) * ratio);
+    const dot = document.createElement("canvas");
+    dot.width = dot.height = side;
+    const pen = dot.getContext("2d");
+    pen.fillStyle = colour;
+    pen.arc(side / 2, side / 2, radius * ratio, 0, 2 * Math.PI);
+    pen.fill();
+    if (rim) {
+      pen.strokeStyle = rim;
+      pen.lineWidth = ratio;
+      pen.stroke();
+    }
     for (const row of rows) {
       const [x, y] = this.spot(row);
       if (x < -9 || y < -9 || x > this.width + 9 || y > this.height + 9) continue;
-      context.moveTo(x + radius, y);
-      context.arc(x, y, radius, 0, 2 * Math.PI);
-    }
-    context.fill();
-    if (this.x.length < 3000) {
-      context.strokeStyle = this.paper; // a rim, so that dots that overlap are still told apart
-      context.lineWidth = 1;
-      context.stroke();
+      context.drawImage(dot, x * ratio - side / 2, y * ratio - side / 2);
     }
   }
 
@@ -177,7 +201,7 @@ export class MapView {
         this.view.y = held.view.y - (y - held.y) / scale;
         this.#keepInside();
         this.hover(null);
-        return this.draw();
+        return this.#redraw();
       }
       const row = this.#nearest(x, y);
       canvas.classList.toggle("point", row !== null);
