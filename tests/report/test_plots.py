@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from m3video.report.plots import (
@@ -40,6 +40,7 @@ def points(path: str) -> np.ndarray:
 
 
 @given(finite, st.floats(1e-6, 1e6))
+@example(65536.53125, 0.00390625)
 def test_linear_ticks_are_round_and_inside(low: float, span: float) -> None:
     high = low + span
     if high - low < 1e-9 * max(abs(low), abs(high)):
@@ -51,7 +52,8 @@ def test_linear_ticks_are_round_and_inside(low: float, span: float) -> None:
     if len(ticks) > 1:
         step = ticks[1] - ticks[0]
         leading = step / 10 ** math.floor(math.log10(step) + 1e-9)
-        assert min(abs(leading - round_step) for round_step in (1, 2, 5)) < 1e-3
+        # The difference of large ticks is rounded: a step of 1 may come out just below it.
+        assert min(abs(leading - round_step) for round_step in (1, 2, 5, 10)) < 1e-3
 
 
 @given(st.floats(1e-8, 1e4), st.floats(1.2, 1e8))
