@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from m3video.cli import main
 from m3video.config import SearchConfig
 from m3video.errors import ConfigError
 from m3video.find.features import open_features
-from m3video.find.query import split_query
+from m3video.find.query import rows_of, split_query
 from m3video.find.search import nearest, search, standard_of
 from tests.conftest import write_video
 from tests.find.conftest import write_model
@@ -49,6 +50,18 @@ def test_a_row_finds_others_and_not_itself(clips_file: Path) -> None:
     assert own not in {row["row"] for row in found}
     others = SearchConfig(query="5-<b>&.mp4@0.9", features=clips_file, count=500, others=True)
     assert not any("5-" in row["path"] for row in search(others)["found"])
+
+
+def test_a_row_is_known_by_a_path_with_dots(
+    clips_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = open_features(clips_file)
+    known = Path(file.paths[0])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    dotted = os.path.relpath(known)
+    assert dotted.startswith("..")
+    assert rows_of(file, dotted) == rows_of(file, str(known)) != []
 
 
 @pytest.mark.parametrize("at", ["", "@0.5"])

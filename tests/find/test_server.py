@@ -143,6 +143,24 @@ def test_few_rows_have_places(rows: int) -> None:
     assert ((places >= 0) & (places <= 1)).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.mp4", "video/mp4"), ("a.html", "application/octet-stream"), ("a.js", "application/oc")],
+)
+def test_a_row_is_never_a_page_or_a_script(
+    clips_file: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    """A features file of unknown origin may name any file of this machine."""
+    (tmp_path / name).write_text("<script>alert(1)</script>")
+    file = open_features(clips_file)
+    file.paths[0] = str(tmp_path / name)
+    config = BrowseConfig(features=clips_file, clusters=3, map="pca")
+    with TestClient(Browser(file, config).app(), base_url="http://127.0.0.1:8000") as client:
+        answer = client.get("/film/0")
+    assert answer.headers["content-type"].startswith(kind)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 def test_a_file_that_is_gone_has_no_preview(tmp_path: Path) -> None:
     with pytest.raises(VideoError):
         strip(str(tmp_path / "gone.mp4"), 0, 1)

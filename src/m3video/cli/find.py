@@ -16,6 +16,8 @@ def embed(arguments: list[str]) -> int:
     done = embed(config)
     shape = "×".join(map(str, done.shape))
     print(f"{done.rows} rows of {shape} {config.dtype}: {done.out}")
+    if done.was_there:
+        print("it was there already, and videos were not looked at again: remove it to embed anew")
     if done.unreadable:
         print(f"{len(done.unreadable)} videos unreadable: {unreadable_list(done.out)}")
     return 0

@@ -60,12 +60,14 @@ class Embedded:
         rows: of it.
         shape: of a row's feature.
         unreadable: (path, reason) of the videos that are not, or not wholly, in it.
+        was_there: it was there already, and nothing was read.
     """
 
     out: Path
     rows: int
     shape: tuple[int, ...]
     unreadable: list[tuple[str, str]]
+    was_there: bool = False
 
 
 def embed(config: EmbedConfig) -> Embedded:
@@ -144,7 +146,7 @@ def _finished(out: Path, job: dict[str, Any]) -> Embedded | None:
         raise ConfigError(f"{out}: is there already, and is no features file; {advice}") from None
     same_job(job, metadata, out, advice)
     unreadable = [(path, reason) for path, reason in metadata["unreadable"]]
-    return Embedded(out, metadata["rows"], tuple(metadata["shape"]), unreadable)
+    return Embedded(out, metadata["rows"], tuple(metadata["shape"]), unreadable, was_there=True)
 
 
 def _check_place(out: Path) -> None:

@@ -81,6 +81,8 @@ def open_features(path: str | Path) -> FeatureFile:
     try:
         text, columns = read[path.suffix.lower()](path)
         metadata = json.loads(text)
+        if not isinstance(metadata, dict):
+            raise TypeError("its description is none")
         labels = columns.get("label")
         return FeatureFile(
             path=path,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from importlib.resources import files
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,10 @@ class Browser:
         path = Path(self._file.paths[self._row(request)])
         if not path.is_file():
             raise HTTPException(404, "the video is not there any more")
-        return FileResponse(path, headers=KEPT)
+        # Never a page or a script, whatever a features file of unknown origin calls a video.
+        guess, _ = guess_type(path.name)
+        kind = guess if guess and guess.startswith("video/") else "application/octet-stream"
+        return FileResponse(path, headers=KEPT, media_type=kind)
 
     def _row(self, request: Request) -> int:
         row = int(request.path_params["row"])
@@ -188,7 +192,12 @@ def _page(name: str, kind: str) -> Any:
 def _standardised(file: FeatureFile) -> NDArray[np.float32]:
     """All rows as `search` compares them: float32 [R, D] of length 1."""
     standard = standard_of(file.chunks())
-    return np.concatenate([standard(float_tensor(chunk)).numpy() for chunk in file.chunks()])
+    values = np.empty((len(file), file.metadata["shape"][0]), np.float32)
+    first = 0
+    for chunk in file.chunks():  # into place: parts that are joined at the end would need it twice
+        values[first : first + len(chunk)] = standard(float_tensor(chunk)).numpy()
+        first += len(chunk)
+    return values
 
 
 def _shared_folder(paths: list[str]) -> str:

@@ -91,6 +91,12 @@ def _read_config(config: Mapping[str, Any], path: Path) -> FolderConfig:
         patch = patch[0]
     ours = config.get(OURS)
     ours = ours if isinstance(ours, dict) else {}
+    head_norm_eps = ours.get("head_norm_eps", HEAD_NORM_EPS)
+    if not isinstance(head_norm_eps, float) or not 0 < head_norm_eps < 1:
+        raise CheckpointError(
+            f"{path}: {CONFIG}: {OURS}: head_norm_eps {head_norm_eps!r} must be a number between 0 "
+            "and 1"
+        )
     names = config.get("id2label")
     labels = None
     if isinstance(names, dict) and set(names) == {str(number) for number in range(len(names))}:
@@ -108,7 +114,7 @@ def _read_config(config: Mapping[str, Any], path: Path) -> FolderConfig:
         },
         heads=heads,
         layer_norm_eps=float(eps),
-        head_norm_eps=ours.get("head_norm_eps", HEAD_NORM_EPS),
+        head_norm_eps=head_norm_eps,
         labels=labels,
     )
 

@@ -132,15 +132,26 @@ async function showChosen() {
 
 function play(row) {
   const film = document.createElement("video");
-  const part = data.per === "clip" ? `#t=${data.start[row]},${data.end[row]}` : "";
-  Object.assign(film, { controls: true, muted: true, loop: true, playsInline: true });
+  const [start, end] = data.per === "clip" ? [data.start[row], data.end[row]] : [0, Infinity];
+  Object.assign(film, { controls: true, muted: true, playsInline: true });
   film.autoplay = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   film.addEventListener("error", () => {
     const preview = picture(row);
     preview.classList.add("playing");
     $("player").replaceChildren(preview, element("p", "", "Twelve frames: this browser cannot play the file itself."));
   });
-  film.src = `/film/${row}?v=${data.token}${part}`;
+  // The clip begins anew where it ends; who moves on behind it sees the rest of the video.
+  let before = start;
+  film.addEventListener("timeupdate", () => {
+    const now = film.currentTime;
+    if (before < end && now >= end && now - before < 1 && !film.paused) film.currentTime = start;
+    before = film.currentTime;
+  });
+  film.addEventListener("ended", () => {
+    film.currentTime = start;
+    film.play().catch(() => {});
+  });
+  film.src = `/film/${row}?v=${data.token}#t=${start}`;
   $("player").replaceChildren(film);
 }
 
