@@ -154,8 +154,8 @@ def test_untrained_is_another_encoder_of_the_same_kind(tmp_path: Path) -> None:
     settings = {
         "init": tmp_path / "model",
         "data": "moving-shapes",
-        "train_clips": 36,
-        "test_clips": 24,
+        "train_clips": 26,
+        "test_clips": 13,
         "epochs": 3,
     }
     trained = probe(config(**settings, out=tmp_path / "a.json", seed=1))

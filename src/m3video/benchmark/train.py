@@ -215,7 +215,7 @@ def _step(
     def step() -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
             loss = loss_of()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         return loss.detach()

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -52,7 +54,7 @@ def train_detector(config: DetectTrainConfig) -> Path:
     device = choose_device(config.train.device)
     kept = config.out / "boxes.csv"
     data = kept if config.resume else config.data
-    frames = [frame for frame in split_frames(data, config.split) if len(frame.boxes)]
+    frames = film_by_film([f for f in split_frames(data, config.split) if len(f.boxes)])
     if not frames:
         raise ConfigError(f"{config.data}: no key frame of split {config.split!r} has a box")
     labels = tuple(sorted({name for frame in frames for names in frame.labels for name in names}))
@@ -72,12 +74,30 @@ def train_detector(config: DetectTrainConfig) -> Path:
         config,
         run,
         trainer,
-        Data(TrainingKeyFrames(frames, labels, encoder.clip, augment), _as_it_is, None),
+        Data(
+            TrainingKeyFrames(frames, labels, encoder.clip, augment),
+            _as_it_is,
+            None,
+            files=len({frame.path for frame in frames}),
+        ),
         lambda: save_model(trainer.model, run.model, encoder.clip),
         console,
         less="train.batch",
         describe=lambda: write_boxes(frames, kept),
     ).go()
+
+
+def film_by_film(frames: Sequence[KeyFrame]) -> list[KeyFrame]:
+    """The first key frame of each film, then the second of each, and so on.
+
+    What cannot be read is replaced by what follows it, which must not be of the same film.
+    """
+    counts: Counter[Path] = Counter()
+    places = []
+    for number, frame in enumerate(frames):
+        places.append((counts[frame.path], number))
+        counts[frame.path] += 1
+    return [frames[number] for _, number in sorted(places)]
 
 
 def split_frames(data: Path, split: str) -> list[KeyFrame]:

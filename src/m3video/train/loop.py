@@ -69,12 +69,14 @@ class Data:
     Attributes:
         source: its clips.
         prepare: what a data worker does with each.
-        manifest: its videos; None where the clips are rendered.
+        manifest: its videos; None where the clips are rendered, or listed elsewhere.
+        files: how many files the clips are read from; None: one each.
     """
 
     source: ClipSource
     prepare: Prepare
     manifest: Manifest | None
+    files: int | None = None
 
 
 def worker_ended(error: Exception) -> RunFailedError:
@@ -330,10 +332,11 @@ class Loop:
         known = self.state.unreadable
         new = {path: reason for path, reason in clips.unreadable if path not in known}
         count, limit = len(known) + len(new), self.config.train.max_unreadable
-        if new and count > limit * len(self.data.source):
+        files = self.data.files or len(self.data.source)
+        if new and count > limit * files:
             path, reason = next(iter(new.items()))
             raise TooManyUnreadableError(
-                f"{count} of {len(self.data.source)} videos could not be read, more than "
+                f"{count} of {files} videos could not be read, more than "
                 f"train.max_unreadable {limit} allows; the last was {path}: {reason}; "
                 "see `m3video index`, or allow more"
             )
