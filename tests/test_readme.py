@@ -91,7 +91,13 @@ def test_commands_and_snippets_run_as_shown(tmp_path: Path, made_folder: Path) -
         run([sys.executable, "-m", *smaller(command)], tmp_path)
     made = ("manifest.csv", "motion.json", "runs/mme/report.html", "runs/mme/model")
     tracks = ("tracks.mp4", "tracks.html", "tracks.npz", "studies/masks/table.md")
-    labels = ("runs/ft/model", "results/confusion.svg", "features.parquet", "clips.parquet")
+    labels = (
+        "runs/ft/model",
+        "runs/ft/all/confusion.svg",
+        "runs/ft/report.html",
+        "features.parquet",
+        "clips.parquet",
+    )
     weights = ("models/videomae/model.safetensors", "exported/hf/config.json")
     weights += ("exported/ft.onnx", "exported/ft.pt2")
     for name in made + tracks + labels + weights:
