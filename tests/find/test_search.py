@@ -17,7 +17,7 @@ from m3video.config import SearchConfig
 from m3video.errors import ConfigError
 from m3video.find.features import open_features
 from m3video.find.query import rows_of, split_query
-from m3video.find.search import nearest, search, standard_of
+from m3video.find.search import format_found, nearest, search, standard_of
 from tests.conftest import write_video
 from tests.find.conftest import write_model
 
@@ -50,6 +50,13 @@ def test_a_row_finds_others_and_not_itself(clips_file: Path) -> None:
     assert own not in {row["row"] for row in found}
     others = SearchConfig(query="5-<b>&.mp4@0.9", features=clips_file, count=500, others=True)
     assert not any("5-" in row["path"] for row in search(others)["found"])
+
+
+def test_names_stay_on_their_line() -> None:
+    row = {"path": "/v/a\nb\x1b[2J é.mp4", "start": 0.0, "end": 1.0, "label": "x\ty", "cosine": 0.5}
+    shown = format_found({"query": "c\udcff", "rows": 1, "found": [row]})
+    assert shown.splitlines()[0] == r"1 nearest of 1 rows to c\udcff"
+    assert shown.splitlines()[1].endswith(r"x\ty          /v/a\nb\x1b[2J é.mp4")
 
 
 def test_a_row_is_known_by_a_path_with_dots(

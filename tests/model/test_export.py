@@ -272,6 +272,7 @@ def test_an_extra_that_is_not_installed_is_named(
         exported(encoder(), tmp_path / out, form)
 
 
+@pytest.mark.slow
 def test_real_clips_have_the_same_features_in_transformers(tmp_path: Path) -> None:
     """ViT-S on 8 frames of 64×96 of a real video."""
     transformers = pytest.importorskip("transformers")

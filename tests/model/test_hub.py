@@ -114,7 +114,7 @@ def test_the_card_tells_of_the_run_and_not_of_the_machine(
         "| mask | tube, 0.7 hidden |",
         "| steps | 300 |",
         "| batch | ",
-        "| moving-shapes | linear 58.3 %, knn 50.0 % | 8.3 % |",
+        "| moving-shapes | frozen, linear 58.3 %, knn 50.0 % | 8.3 % |",
         'm3video.load_encoder(snapshot_download("ada/mme"))',
     ):
         assert words in body, words
@@ -188,6 +188,14 @@ def test_cards_of_other_formats_and_of_other_runs(tmp_path: Path) -> None:
     assert "class 9, …" in card
     assert "| data | k400 |" in card
     assert "| lr | 0.001 |" in card
+    assert "## Measured" not in card
+    (tmp_path / "evaluation").mkdir()
+    result = {"top1": 0.815, "top5": 0.95, "chance": 0.1, "per_class": [{"label": "a"}]}
+    (tmp_path / "evaluation" / "evaluation.json").write_text(json.dumps(result))
+    (tmp_path / "probe-strange.json").write_text('{"linear": "good"}')
+    card = model_card(tmp_path, wide, "hf", "ada/ft", "hf")
+    assert "| evaluation | fine-tuned, top-1 81.5 %, top-5 95.0 % | 10.0 % |" in card
+    assert "strange" not in card
     card = model_card(tmp_path, encoder(), "onnx", "ada/x", "m.onnx")
     assert '(tokens,) = session.run(None, {"clip": clip})' in card
     assert '"m.onnx"' in card

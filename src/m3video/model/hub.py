@@ -46,7 +46,7 @@ def model_card(
         parts += ["## Training", _training(settings, source)]
     measured = _measured(source)
     if measured:
-        parts += ["## Measured with frozen features", measured]
+        parts += ["## Measured", measured]
     parts += ["## Use", _use(model, form, repo, name)]
     if settings:
         text = yaml.safe_dump(_last_parts(settings), sort_keys=False, allow_unicode=True)
@@ -193,19 +193,37 @@ def _last_step(source: Path) -> int | None:
 
 
 def _measured(source: Path) -> str:
-    """A table of the probes that lie in the run."""
+    """A table of the tests and probes that lie in the run: a fine-tuned model has the former."""
     lines = []
+    for path in sorted([*source.glob("evaluation.json"), *source.glob("*/evaluation.json")]):
+        found = _figures(path)
+        if "top1" in found:
+            figures = f"fine-tuned, top-1 {100 * found['top1']:.1f} %"
+            if "top5" in found:
+                figures += f", top-5 {100 * found['top5']:.1f} %"
+            lines.append(f"| {path.parent.name} | {figures} | {_chance(found)} |")
     for path in sorted(source.glob("probe-*.json")):
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
+        found = _figures(path)
         kinds = [name for name in ("linear", "attentive", "knn") if name in found]
         figures = ", ".join(f"{name} {100 * found[name]:.1f} %" for name in kinds)
         if figures:
-            chance = f"{100 * found['chance']:.1f} %" if "chance" in found else ""
-            lines.append(f"| {path.stem.removeprefix('probe-')} | {figures} | {chance} |")
+            name = path.stem.removeprefix("probe-")
+            lines.append(f"| {name} | frozen, {figures} | {_chance(found)} |")
     return "\n".join(["| data | accuracy | chance |", "|---|---|---|", *lines]) if lines else ""
+
+
+def _figures(path: Path) -> dict[str, float]:
+    """The numbers at the top of a JSON file; none where it cannot be read."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    numbers = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in numbers if isinstance(value, int | float)}
+
+
+def _chance(found: dict[str, float]) -> str:
+    return f"{100 * found['chance']:.1f} %" if "chance" in found else ""
 
 
 def _use(model: VisionTransformer | Classifier, form: str, repo: str, name: str) -> str:
