@@ -71,7 +71,12 @@ def clusters(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """k-means: [R, D] → the group of each row [R], the largest group first."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    count = min(count, len(np.unique(values, axis=0)))
+    different: set[bytes] = set()
+    for row in values:  # rarely more than `count` rows are looked at
+        different.add(row.tobytes())
+        if len(different) == count:
+            break
+    count = len(different)
     kind = MiniBatchKMeans if len(values) > 20000 else KMeans
     found = kind(count, n_init=3, random_state=SEED).fit_predict(values)
     rank = np.argsort(np.argsort(-np.bincount(found, minlength=count), kind="stable"))
