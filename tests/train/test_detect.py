@@ -113,7 +113,7 @@ def training(folder: Path, out: Path, **train: object) -> DetectTrainConfig:
             "augment": {"scales": (1.0, 0.875)},
             "train": {
                 "batch": 8,
-                "steps": 50,
+                "steps": 70,
                 "lr": 0.06,
                 "warmup": 0.1,
                 "drop_path": 0.0,
@@ -235,6 +235,8 @@ def test_the_command_line(
     assert "'guess': use one of train, evaluate" in capsys.readouterr().err
     config = ["--config", str(run / "config.yaml"), "--resume"]
     assert main(["detect", "train", *config]) == 0
+    assert main(["detect", "train", "--out", str(run), "--resume"]) == 0
+    assert "all 1 steps are done" in capsys.readouterr().err
 
 
 def test_what_cannot_be_used_is_one_line(coloured: Path, trained: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 
 from m3video.cli.parse import option, parse
-from m3video.config import EvaluateConfig, FinetuneConfig, load_config
+from m3video.cli.resume import given_config
+from m3video.config import EvaluateConfig, FinetuneConfig
 from m3video.errors import ConfigError
 from m3video.finetune_recipes import FINETUNE_RECIPES, TINY_WIDTH, finetune_config
 
@@ -23,8 +24,10 @@ RECIPE_HELP = (
 def finetune(arguments: list[str]) -> int:
     """Train an encoder and a classifier on labelled videos, and test what is held out."""
 
+    defaults = _defaults(arguments)
+
     def read(
-        settings: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = _defaults(arguments),  # noqa: B008
+        settings: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = defaults,
         recipe: Annotated[
             str, tyro.conf.arg(metavar="|".join(FINETUNE_RECIPES), help=RECIPE_HELP)
         ] = "",
@@ -65,22 +68,13 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def _defaults(arguments: list[str]) -> FinetuneConfig:
-    """The config of `--config` or `--recipe`; what has no default is left for tyro to ask for.
-
-    With `--resume` a run directory is described by its own config.yaml, also where it was moved.
-    """
-    recipe, path = option(arguments, "recipe"), option(arguments, "config")
-    if recipe is not None and path is not None:
+    """The config that is given, or that of a recipe; what has no default is for tyro to ask for."""
+    recipe = option(arguments, "recipe")
+    if recipe is not None and option(arguments, "config") is not None:
         raise ConfigError("--recipe and --config both give the defaults: use one of them")
-    resume, out = "--resume" in arguments, option(arguments, "out")
-    if resume and recipe is None and path is None and out is not None:
-        inside = Path(out, "config.yaml")
-        path = str(inside) if inside.is_file() else None
-    if path is not None:
-        config = load_config(FinetuneConfig, Path(path))
-        if resume and Path(path).with_name("environment.json").is_file():
-            config = config.model_copy(update={"out": Path(path).parent})
-        return config
+    given = given_config(FinetuneConfig, arguments) if recipe is None else None
+    if given is not None:
+        return given
     name = recipe or _recipe_for(option(arguments, "init"))
     config = finetune_config(name, init=Path(), data="", out=Path())
     missing = dict.fromkeys(("init", "data", "out"), tyro.MISSING)

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from m3video.cli.parse import option, parse
-from m3video.config import DetectEvaluateConfig, DetectTrainConfig, load_config
+from m3video.cli.parse import parse
+from m3video.cli.resume import given_config
+from m3video.config import DetectEvaluateConfig, DetectTrainConfig
 from m3video.errors import ConfigError
 
 
@@ -26,13 +27,10 @@ def detect(arguments: list[str]) -> int:
 
 
 def _defaults(arguments: list[str]) -> DetectTrainConfig:
-    """The config of `--config`; what has no default is left for tyro to ask for."""
-    path = option(arguments, "config")
-    if path is not None:
-        config = load_config(DetectTrainConfig, Path(path))
-        if "--resume" in arguments and Path(path).with_name("environment.json").is_file():
-            config = config.model_copy(update={"out": Path(path).parent})
-        return config
+    """The config that is given; what has no default is left for tyro to ask for."""
+    given = given_config(DetectTrainConfig, arguments)
+    if given is not None:
+        return given
     empty = DetectTrainConfig(init=Path(), data=Path(), out=Path())
     return empty.model_copy(update=dict.fromkeys(("init", "data", "out"), tyro.MISSING))
 

@@ -1,0 +1,31 @@
+"""The defaults of a verb that trains, where a config.yaml gives them: `--config` and `--resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from m3video.cli.parse import option
+from m3video.config import DetectTrainConfig, FinetuneConfig, load_config
+
+C = TypeVar("C", FinetuneConfig, DetectTrainConfig)
+
+
+def given_config(kind: type[C], arguments: list[str]) -> C | None:
+    """The config of `--config`, or of the run in `--out` with `--resume`; else None.
+
+    A run that is resumed is where its config.yaml lies, also where it was moved.
+
+    Raises:
+        ConfigError: the file cannot be read as this kind of config.
+    """
+    path, out = option(arguments, "config"), option(arguments, "out")
+    resume = "--resume" in arguments
+    if resume and path is None and out is not None and Path(out, "config.yaml").is_file():
+        path = str(Path(out, "config.yaml"))
+    if path is None:
+        return None
+    config = load_config(kind, Path(path))
+    if resume and Path(path).with_name("environment.json").is_file():
+        return config.model_copy(update={"out": Path(path).parent})
+    return config
