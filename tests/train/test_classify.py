@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from m3video.config import ClipConfig, FinetuneConfig, load_config
 from m3video.errors import CheckpointError, ConfigError
 from m3video.model.checkpoint import load_classifier, load_encoder, read_tensors, save_model
 from m3video.model.classifier import Classifier
+from m3video.model.resize import resize_encoder
 from m3video.model.vit import VisionTransformer
 from m3video.recipes import merge
 from m3video.train.classify import finetune
@@ -270,6 +272,27 @@ def test_a_stride_of_its_own_is_kept_with_the_model(init: Path, data: Path, tmp_
     assert result["views"]["stride"] == 5
 
 
+def test_clips_of_another_size_are_read_with_interpolated_positions(
+    init: Path, data: Path, tmp_path: Path
+) -> None:
+    config = config_of(
+        init, data, tmp_path / "run", frames=8, size=(40, 64), stride=1, train={"steps": 2}
+    )
+    run = finetune(config)
+    tuned = load_classifier(run).encoder
+    assert (tuned.clip.frames, tuned.clip.size, tuned.clip.stride) == (8, (40, 64), 1)
+    wanted = resize_encoder(encoder(), tuned.clip).positions
+    assert torch.equal(tuned.positions, wanted)
+    finetune(config.model_copy(update={"resume": True}))
+    assert torch.equal(load_classifier(run).encoder.positions, wanted)
+
+
+def test_a_size_that_is_no_whole_patches_is_refused(init: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="size"):
+        finetune(config_of(init, data, tmp_path / "run", size=(30, 48)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_a_split_all_are_trained_on_unless_a_share_is_held_out(
     init: Path, made_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -372,36 +395,34 @@ def test_a_classifier_can_be_tuned_again(init: Path, data: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def write_bar(path: Path, step: int, start: int) -> None:
+    """A bright bar on grey that moves `step` pixels a frame, around the edges."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(40):
+            image = np.full((64, 96, 3), 40, np.uint8)
+            image[:, (start + step * number + np.arange(12)) % 96] = 230
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
 def test_it_learns_which_way_things_move(init: Path, tmp_path: Path) -> None:
-    """Left against right of a square; no single frame tells."""
-    for label, flipped in (("left", True), ("right", False)):
-        for number in range(8):
-            path = write_video(tmp_path / "v" / label / f"{number}.mp4", frames=30 + number)
-            if flipped:
-                reverse(path)
+    """Left against right of a bar; no single frame tells."""
+    for label, step in (("left", -6), ("right", 6)):
+        for number in range(12):
+            write_bar(tmp_path / "v" / label / f"{number}.mp4", step, 8 * number)
     config = config_of(
         init,
         tmp_path / "v",
         tmp_path / "run",
         val_share=0.25,
         augment={"repeats": 1, "mixup": 0, "cutmix": 0, "operations": 0, "erasing": 0},
-        train={"steps": 100, "batch": 8, "lr": 0.1, "ema": None, "drop_path": 0},
+        train={"steps": 80, "batch": 8, "lr": 0.1, "layer_decay": 0.9, "ema": None, "drop_path": 0},
         views={"segments": 3, "crops": 1},
     )
     run = finetune(config)
     result = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert result["top1"] == 1
-
-
-def reverse(path: Path) -> None:
-    """Play a video backwards."""
-    import av
-
-    frames = m3video.read_frames(path, start=0, count=None).flip(0).numpy()
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("h264", rate=25)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
+    assert read_metrics(run)[-1]["loss"] < 0.3, "0.69 is a guess, 0.2 the least with smoothing"

@@ -21,8 +21,9 @@ from m3video.cli.find import browse, embed, search
 from m3video.cli.index import index
 from m3video.cli.parse import option, parse
 from m3video.cli.probe import probe
+from m3video.cli.resume import given_config
 from m3video.cli.weights import export_verb, import_verb
-from m3video.config import PretrainConfig, TrackConfig, load_pretrain_config
+from m3video.config import PretrainConfig, TrackConfig
 from m3video.errors import ConfigError, M3VideoError, RunFailedError
 from m3video.recipes import RECIPES, recipe_config
 
@@ -90,24 +91,13 @@ def _overview() -> str:
 
 
 def _pretrain_defaults(arguments: list[str]) -> PretrainConfig:
-    """The config of `--config` or `--recipe`; what has no default is left for tyro to ask for.
-
-    With `--resume`, a run directory is described by its own config.yaml: that of `--out` where
-    neither is given; and a config.yaml that lies in a run directory means that directory, which
-    may have been moved since.
-    """
-    recipe, path = option(arguments, "recipe"), option(arguments, "config")
-    if recipe is not None and path is not None:
+    """The config that is given, or that of a recipe; what has no default is for tyro to ask for."""
+    recipe = option(arguments, "recipe")
+    if recipe is not None and option(arguments, "config") is not None:
         raise ConfigError("--recipe and --config both give the defaults: use one of them")
-    resume, out = "--resume" in arguments, option(arguments, "out")
-    if resume and recipe is None and path is None and out is not None:
-        inside = Path(out, "config.yaml")
-        path = str(inside) if inside.is_file() else None
-    if path is not None:
-        config = load_pretrain_config(Path(path))
-        if resume and Path(path).with_name("environment.json").is_file():
-            config = config.model_copy(update={"out": Path(path).parent})
-        return config
+    given = given_config(PretrainConfig, arguments) if recipe is None else None
+    if given is not None:
+        return given
     config = recipe_config(recipe or DEFAULT_RECIPE, data="", out=Path())
     return config.model_copy(update={"data": tyro.MISSING, "out": tyro.MISSING})
 
@@ -123,9 +113,10 @@ RECIPE_HELP = (
 
 def _pretrain(arguments: list[str]) -> int:
     """Pre-train a video transformer from unlabelled videos by predicting what is hidden."""
+    defaults = _pretrain_defaults(arguments)
 
     def read(
-        settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = _pretrain_defaults(arguments),  # noqa: B008
+        settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = defaults,
         recipe: Annotated[
             str, tyro.conf.arg(metavar="|".join(RECIPES), help=RECIPE_HELP)
         ] = DEFAULT_RECIPE,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from m3video.cli.parse import option
-from m3video.config import DetectTrainConfig, FinetuneConfig, load_config
+from m3video.config import DetectTrainConfig, FinetuneConfig, PretrainConfig, load_config
 
-C = TypeVar("C", FinetuneConfig, DetectTrainConfig)
+C = TypeVar("C", PretrainConfig, FinetuneConfig, DetectTrainConfig)
 
 
 def given_config(kind: type[C], arguments: list[str]) -> C | None:

@@ -55,6 +55,11 @@ class DetectTrainConfig(Config):
     """Go on with the interrupted run in `out`."""
     split: str = "train"
     """The key frames to learn from: those that the column `split` names so."""
+    frames: int | None = Field(None, ge=1)
+    """Frames of a clip; without it, as in pre-training. For others, and for another size, the
+    table of positions is interpolated."""
+    size: tuple[int, int] | None = None
+    """Height and width of a clip in pixels; without it, as in pre-training."""
     stride: int | None = Field(None, ge=1)
     """Raw frames from one input frame to the next; without it, as in pre-training."""
     augment: DetectAugment = DetectAugment()

@@ -139,6 +139,11 @@ class FinetuneConfig(Config):
     sampling: Sampling = "dense"
     """dense: frames `stride` apart from anywhere. segment: a frame of each of T equal parts of the
     video, at random in training, in the middle in testing. Not for moving shapes."""
+    frames: int | None = Field(None, ge=1)
+    """Frames of a clip; without it, as in pre-training. For others, and for another size, the
+    table of positions is interpolated."""
+    size: tuple[int, int] | None = None
+    """Height and width of a clip in pixels; without it, as in pre-training."""
     stride: int | None = Field(None, ge=1)
     """Raw frames from one input frame to the next; without it, as in pre-training."""
     augment: FinetuneAugment = FinetuneAugment()

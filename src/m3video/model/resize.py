@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 
-from m3video.config import ClipConfig
+from pydantic import ValidationError
+
+from m3video.config import ClipConfig, one_line
 from m3video.errors import ConfigError
 from m3video.model.vit import VisionTransformer
 
@@ -37,3 +39,24 @@ def resize_encoder(encoder: VisionTransformer, clip: ClipConfig) -> VisionTransf
     resized = copy.deepcopy(encoder)
     resized.place_tokens(clip, encoder.position_grid)
     return resized
+
+
+def fit_clips(
+    encoder: VisionTransformer,
+    *,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    stride: int | None = None,
+) -> VisionTransformer:
+    """The encoder for clips of other frames, height and width, or stride; None: as they are.
+
+    Raises:
+        ConfigError: frames or sizes that are no multiples of tubelet and patch.
+    """
+    wanted = {"frames": frames, "size": size, "stride": stride}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    try:
+        clip = ClipConfig.model_validate({**encoder.clip.model_dump(), **changes})
+    except ValidationError as error:
+        raise ConfigError(one_line(error)) from None
+    return resize_encoder(encoder, clip)

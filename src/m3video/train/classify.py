@@ -17,6 +17,7 @@ from rich.console import Console
 
 from m3video.config import AugmentConfig, ClipConfig, FinetuneConfig
 from m3video.model.checkpoint import load_classifier, load_encoder, save_model
+from m3video.model.resize import fit_clips
 from m3video.model.vit import VisionTransformer
 from m3video.train.augment import AugmentSamples
 from m3video.train.classify_step import ClassifierTrainer
@@ -127,9 +128,7 @@ def _encoder(config: FinetuneConfig, run: RunDirectory) -> VisionTransformer:
     encoder = load_encoder(run.model if resumed else config.init)
     if config.scratch:
         encoder = untrained_like(encoder, config.train.seed)
-    if config.stride is not None:
-        encoder.clip = encoder.clip.model_copy(update={"stride": config.stride})
-    return encoder
+    return fit_clips(encoder, frames=config.frames, size=config.size, stride=config.stride)
 
 
 def _open_data(

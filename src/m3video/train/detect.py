@@ -18,6 +18,7 @@ from rich.console import Console
 from m3video.config import AugmentConfig, DetectTrainConfig
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder, save_model
+from m3video.model.resize import fit_clips
 from m3video.train.detect_clips import TrainingKeyFrames
 from m3video.train.detect_step import DetectorTrainer
 from m3video.train.loop import Data, Loop, say
@@ -60,8 +61,7 @@ def train_detector(config: DetectTrainConfig) -> Path:
     labels = tuple(sorted({name for frame in frames for names in frame.labels for name in names}))
     resumed = config.resume and run.model.is_dir()
     encoder = load_encoder(run.model if resumed else config.init)
-    if config.stride is not None:
-        encoder.clip = encoder.clip.model_copy(update={"stride": config.stride})
+    encoder = fit_clips(encoder, frames=config.frames, size=config.size, stride=config.stride)
     flip = config.augment.flip == "on"
     if config.augment.flip == "auto":
         flip = not flip_changes_labels(labels)

@@ -3,6 +3,7 @@
 config.yaml       the resolved config; written last of the first four, so it marks a run
 environment.json  versions and machine; one more entry under `resumed` for each resumption
 manifest.csv      the videos of the run; resuming reads it, so nothing is scanned again
+boxes.csv         the key frames of a detector; resuming reads it
 unreadable.csv    files that could not be read, and why
 metrics.jsonl     one line a logged step; tensorboard/ holds the same
 checkpoints/, last, model/: see `m3video.train.checkpoint`
