@@ -82,6 +82,7 @@ def run(command: list[str], folder: Path) -> None:
 def test_commands_and_snippets_run_as_shown(tmp_path: Path, made_folder: Path) -> None:
     labelled = tmp_path / "labelled"
     shutil.copytree(made_folder, labelled)
+    shutil.copytree(made_folder, tmp_path / "others")
     write_video(tmp_path / "cat.mp4", frames=70)
     (tmp_path / "study.yaml").write_text(small_study())
     shapes = json.loads(official.GOLDEN.read_text())["videomae_pretrain_tiny"]["shapes"]
@@ -93,7 +94,7 @@ def test_commands_and_snippets_run_as_shown(tmp_path: Path, made_folder: Path) -
     tracks = ("tracks.mp4", "tracks.html", "tracks.npz", "studies/masks/table.md")
     labels = (
         "runs/ft/model",
-        "runs/ft/all/confusion.svg",
+        "runs/ft/others/confusion.svg",
         "runs/ft/report.html",
         "features.parquet",
         "clips.parquet",

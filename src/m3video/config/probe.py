@@ -14,11 +14,10 @@ ProbeKind = Literal["linear", "knn", "attentive"]
 
 
 class ProbeConfig(Config):
-    """Measure frozen features on labelled videos: linear and attentive probe, nearest neighbours.
+    """Measure frozen features on labelled videos: linear, attentive and nearest-neighbour probes."""
 
-    A field that is added must by its default leave the numbers as they were: finished cells of
-    studies do not name it.
-    """
+    # A field that is added must by its default leave the numbers as they were: finished cells of
+    # studies do not name it.
 
     init: Path
     """A run or model directory."""

@@ -116,6 +116,8 @@ def _in_processes(
             waiting.append((path, future))
         while waiting:
             yield _result(*waiting.popleft(), decode)
+        # Nothing is left to do; without waiting, an exit soon after meets a pipe half closed.
+        pool.shutdown()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
