@@ -14,7 +14,7 @@ ProbeKind = Literal["linear", "knn", "attentive"]
 
 
 class ProbeConfig(Config):
-    """Measure frozen features on labelled videos: linear, attentive and nearest-neighbour probes."""
+    """Measure frozen features on labelled videos: linear and attentive probe, neighbours."""
 
     # A field that is added must by its default leave the numbers as they were: finished cells of
     # studies do not name it.
