@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -103,14 +104,14 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_file(
         calls = 0
         write = Parts.write
 
-        def killed(self: Parts, *arguments: object) -> None:
+        def killed(*arguments: Any) -> None:
             nonlocal calls
             calls += 1
             if calls == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
-            write(self, *arguments)  # type: ignore[arg-type]
+            write(*arguments)
 
-        Parts.write = killed  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(Parts, "write", killed)
         embed(settings)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
@@ -138,7 +139,7 @@ def test_frames_that_clips_share_are_decoded_once(
     read: list[int] = []
     images = VideoReader.images
 
-    def noted(self: VideoReader, indices: list[int]):  # type: ignore[no-untyped-def]
+    def noted(self: VideoReader, indices: list[int]) -> Any:
         read.extend(indices)
         return images(self, indices)
 

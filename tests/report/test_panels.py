@@ -21,7 +21,7 @@ def known() -> Sample:
     """All targets of one clip, predicted by a model that knows them."""
     config = config_of(**EVERYTHING)
     plan, clip = shapes_clip(config, index=3)
-    return predict(Knowing(config, plan, clip), config, plan, clip, "<b>name</b>")  # type: ignore[arg-type]
+    return predict(Knowing(config, plan, clip), config, plan, clip, "<b>name</b>")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_error_lights_up_in_its_patch_alone(known: Sample) -> None:
 def test_films_of_a_clip_are_of_one_size_and_say_what_they_are() -> None:
     config = config_of(flow={"weight": 1.0, "cell": 4})
     plan, clip = shapes_clip(config, index=3)
-    sample = predict(Knowing(config, plan, clip), config, plan, clip, "a clip")  # type: ignore[arg-type]
+    sample = predict(Knowing(config, plan, clip), config, plan, clip, "a clip")
     films = clip_films(sample, scales([sample]))
     assert [panel.title for panel in films.panels] == ["Input", "What the encoder sees"]
     assert [row.title for row in films.targets] == [

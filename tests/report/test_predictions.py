@@ -117,7 +117,7 @@ def test_a_model_that_knows_is_shown_as_true(normalise: str) -> None:
     targets = {**EVERYTHING, "trajectory": {"normalise": normalise, "clamp": 20.0}}
     config = config_of(**targets)
     plan, clip = shapes_clip(config, index=3)
-    sample = predict(Knowing(config, plan, clip), config, plan, clip, "shape")  # type: ignore[arg-type]
+    sample = predict(Knowing(config, plan, clip), config, plan, clip, "shape")
     paths, flow = sample.paths, sample.flow
     assert paths is not None
     assert paths.error is not None
@@ -148,7 +148,7 @@ def test_flow_of_a_cell_is_the_mean_of_its_pixels_in_pixels() -> None:
     )
     plan, clip = shapes_clip(config, index=3)
     assert plan.length == 1
-    sample = predict(Knowing(config, plan, clip), config, plan, clip, "")  # type: ignore[arg-type]
+    sample = predict(Knowing(config, plan, clip), config, plan, clip, "")
     assert sample.paths is None
     assert sample.flow is not None
     view = ClipView(clip.frames[None], clip.real[None], plan, config.clip, config.motion)
@@ -163,7 +163,7 @@ def test_flow_of_a_cell_is_the_mean_of_its_pixels_in_pixels() -> None:
 def test_true_paths_are_relative_to_the_camera_where_its_motion_is_removed() -> None:
     config = config_of(motion={"camera": True}, trajectory={"clamp": 20.0})
     plan, clip = shapes_clip(config, index=3)
-    sample = predict(Knowing(config, plan, clip), config, plan, clip, "")  # type: ignore[arg-type]
+    sample = predict(Knowing(config, plan, clip), config, plan, clip, "")
     paths = sample.paths
     assert paths is not None
     assert paths.relative
@@ -191,7 +191,7 @@ def test_every_mask_is_shown_and_all_it_hides_is_predicted(mask: dict[str, Any])
     config = config_of(mask=mask)
     plan, clip = shapes_clip(config, index=3)
     knowing = Knowing(config, plan, clip)
-    sample = predict(knowing, config, plan, clip, "")  # type: ignore[arg-type]
+    sample = predict(knowing, config, plan, clip, "")
     assert (sample.hidden.reshape(-1) == knowing.mask.numpy()).all()
     outcome = sample.outcomes["trajectory"]
     assert outcome.scored.any(dim=1).sum() > 0.8 * sample.hidden.sum()
@@ -210,7 +210,7 @@ def test_every_mask_is_shown_and_all_it_hides_is_predicted(mask: dict[str, Any])
 def test_tracks_that_only_the_mask_needs_are_shown_without_a_prediction() -> None:
     config = config_of("videomae-tiny", mask={"kind": "motion-bins", "ratio": 0.7})
     plan, clip = shapes_clip(config, index=3)
-    sample = predict(Knowing(config, plan, clip), config, plan, clip, "")  # type: ignore[arg-type]
+    sample = predict(Knowing(config, plan, clip), config, plan, clip, "")
     assert sample.paths is not None
     assert sample.paths.predicted is None
     titles = [title for title, _ in clip_painters(sample, scales([sample]), 2)]
@@ -220,7 +220,7 @@ def test_tracks_that_only_the_mask_needs_are_shown_without_a_prediction() -> Non
 def test_a_model_that_says_nothing_is_as_good_as_standing_still() -> None:
     config = config_of()
     plan, clip = shapes_clip(config)
-    sample = predict(Knowing(config, plan, clip, 0.0), config, plan, clip, "")  # type: ignore[arg-type]
+    sample = predict(Knowing(config, plan, clip, 0.0), config, plan, clip, "")
     assert sample.paths is not None
     assert sample.paths.error is not None
     assert sample.paths.error.predicted == pytest.approx(sample.paths.error.still)
@@ -230,7 +230,7 @@ def test_a_model_that_says_nothing_is_as_good_as_standing_still() -> None:
 def test_mask_is_the_one_of_training(kind: str) -> None:
     config = config_of(mask={"kind": kind})
     plan, clip = shapes_clip(config)
-    sample = predict(Knowing(config, plan, clip), config, plan, clip, "")  # type: ignore[arg-type]
+    sample = predict(Knowing(config, plan, clip), config, plan, clip, "")
     prepared = Prepare(config, plan)(clip, sample_generator(config.train.seed, 0, 0))
     assert (sample.hidden.reshape(-1) == prepared.extras["mask"].numpy()).all()
 
@@ -241,7 +241,7 @@ def test_predictions_do_not_hang_on_where_targets_are_made() -> None:
     assert config.motion.where == "worker"
     plan, clip = shapes_clip(config)
     knowing = Knowing(config, plan, clip)
-    one, other = (predict(knowing, each, plan, clip, "") for each in (config, step))  # type: ignore[arg-type]
+    one, other = (predict(knowing, each, plan, clip, "") for each in (config, step))
     assert one.paths is not None
     assert other.paths is not None
     assert one.paths.error == other.paths.error

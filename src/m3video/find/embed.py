@@ -42,6 +42,7 @@ from m3video.train.step import choose_device
 from m3video.video.augment import normalise
 from m3video.video.loader import make_eval_loader
 from m3video.video.manifest import Manifest, Unreadable, Video, load_manifest
+from m3video.video.walk import absolute
 
 PART_SECONDS = 30.0
 """From one part to the next."""
@@ -111,10 +112,10 @@ def describe_job(config: EmbedConfig, encoder: VisionTransformer) -> dict[str, A
         chosen["segments"] = None
     return {
         "m3video": version("m3video"),
-        "model": str(_absolute(config.model)),
+        "model": absolute(config.model),
         "weights_sha256": weights_sha256(config.model),
         "clip": encoder.clip.model_dump(mode="json"),
-        "videos": str(_absolute(config.videos)),
+        "videos": absolute(config.videos),
         **chosen,
         "shape": shape,
     }
@@ -124,11 +125,6 @@ def weights_sha256(model: str | Path) -> str:
     """SHA-256 of the weights' file of a run or model directory, in hexadecimal."""
     with (model_folder(Path(model)) / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _absolute(path: str | Path) -> Path:
-    """A path that means the same elsewhere; links stay links."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow them
 
 
 def _finished(out: Path, job: dict[str, Any]) -> Embedded | None:
@@ -151,7 +147,7 @@ def _finished(out: Path, job: dict[str, Any]) -> Embedded | None:
 
 def _check_place(out: Path) -> None:
     """Refuse a place that cannot be written, before hours of work."""
-    above = next(folder for folder in _absolute(out).parents if folder.exists())
+    above = next(folder for folder in Path(absolute(out)).parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise ConfigError(f"{out}: cannot be written, as {above} is not a folder that can be")
     if out.suffix.lower() == ".zarr":
@@ -168,9 +164,9 @@ def _scan(config: EmbedConfig) -> Manifest:
         progress=True,
     )
     videos: list[Video] = []
-    unreadable = [Unreadable(_absolute(e.path), e.reason) for e in found.unreadable]
+    unreadable = [Unreadable(Path(absolute(e.path)), e.reason) for e in found.unreadable]
     for video in found.videos:
-        path = _absolute(video.path)
+        path = Path(absolute(video.path))
         try:
             f"{path}{video.label}".encode()
         except UnicodeEncodeError:

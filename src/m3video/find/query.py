@@ -6,7 +6,6 @@ it is a video file, whose features are made as those of the rows were.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from m3video.model.checkpoint import load_encoder
 from m3video.train.step import choose_device
 from m3video.video.sampling import sample_generator
 from m3video.video.scan import Unreadable, scan_video
+from m3video.video.walk import absolute
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def rows_of(file: FeatureFile, path: str) -> list[int]:
     Raises:
         ConfigError: several videos' paths end in it.
     """
-    names = {path, os.path.abspath(path)}  # noqa: PTH100 - as embed wrote it: "..", but no links
+    names = {path, absolute(path)}  # as embed wrote it
     whole = [row for row, known in enumerate(file.paths) if known in names]
     if whole or Path(path).exists():
         return whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m3video.config import ClipConfig, PretrainConfig, TrajectoryConfig
-from m3video.model.masked_autoencoder import MaskedAutoencoder
 from m3video.report.grids import on_grid, per_seed
 from m3video.report.histograms import HISTOGRAMS, Histograms, histograms
 from m3video.report.overlays import Bools, Floats, Frame
@@ -78,8 +78,15 @@ class Sample:
 
 
 @torch.no_grad()
+class Predicts(Protocol):
+    """What a `MaskedAutoencoder` does with clips [B, 3, T, H, W] and masks [B, N]."""
+
+    def __call__(self, clip: Tensor, mask: Tensor, /) -> dict[str, Any]:
+        """At least `predictions`: by target, those of the hidden tokens."""
+
+
 def predict(
-    model: MaskedAutoencoder, config: PretrainConfig, plan: ClipPlan, clip: Clips, name: str
+    model: Predicts, config: PretrainConfig, plan: ClipPlan, clip: Clips, name: str
 ) -> Sample:
     """Mask one clip as in training, predict all that is hidden, and set it beside the truth.
 

@@ -30,7 +30,7 @@ from rich.markup import escape
 
 from m3video.errors import ManifestError
 from m3video.video.scan import Unreadable, Video, scan_videos
-from m3video.video.walk import walk
+from m3video.video.walk import absolute, walk
 
 __all__ = [
     "EXTENSIONS",
@@ -296,8 +296,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 def path_in_csv(path: Path, folder: Path) -> str:
     """How a CSV in a resolved folder names a file: relative if it lies below it, else absolute."""
-    absolute = os.path.abspath(path)  # noqa: PTH100 - links stay as they are
-    return absolute.removeprefix(os.path.join(folder, ""))  # noqa: PTH118 - hundreds of thousands
+    return absolute(path).removeprefix(f"{str(folder).rstrip(os.sep)}{os.sep}")
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:

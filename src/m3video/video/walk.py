@@ -25,3 +25,8 @@ def walk(folder: Path, refused: Callable[[OSError], None]) -> Iterator[tuple[str
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield parent, [name for name in names if not name.startswith(".")]
+
+
+def absolute(path: str | Path) -> str:
+    """A path that means the same from anywhere: without "..", and links stay links."""
+    return os.path.normpath(Path.cwd() / path)
