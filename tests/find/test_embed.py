@@ -118,9 +118,12 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_file(
     assert not settings.out.exists()
     encoded = []
     encode = module.encode
-    monkeypatch.setattr(
-        module, "encode", lambda *a, **k: encoded.append(len(a[1])) or encode(*a, **k)
-    )
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        encoded.append(len(arguments[1]))
+        return encode(*arguments, **settings)
+
+    monkeypatch.setattr(module, "encode", counted)
     embed(settings)
     assert sum(encoded) == len(open_features(whole)) - 2 * 4
     files = [whole] if whole.is_file() else [path for path in whole.rglob("*") if path.is_file()]

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from m3video.config import FinetuneConfig
 from m3video.model.classifier import Classifier
 from m3video.model.vit import VisionTransformer
 from m3video.train.augment import ERASED
 from m3video.train.ema import add_average, update_average
-from m3video.train.finetune import layer_groups
 from m3video.train.mixing import draw_mix, mix_clips, mix_labels
-from m3video.train.step import StepResult, step_seed
+from m3video.train.tuning import TuningTrainer
 from m3video.video.augment import normalise
 from m3video.video.erasing import erase
 from m3video.video.loader import Clips
 
 
-class ClassifierTrainer:
-    """Classifier and optimiser of a run, and how they take a step.
+class ClassifierTrainer(TuningTrainer[Classifier]):
+    """Classifier and optimiser of a run; the average of the weights, if wanted, is a part of it."""
 
-    Attributes:
-        model: the classifier, not compiled, with the average of its weights as a part if wanted.
-        optimizer: AdamW, a group a layer.
-        device: where.
-        bf16: whether in bf16 autocast.
-    """
+    loss_name = "cross_entropy"
 
     def __init__(
         self,
@@ -40,51 +30,15 @@ class ClassifierTrainer:
         labels: tuple[str, ...],
         device: torch.device,
     ) -> None:
+        torch.manual_seed(config.train.seed)
+        super().__init__(config, Classifier(encoder, labels), device)
         self.config = config
-        self.device = device
-        settings = config.train
-        torch.manual_seed(settings.seed)
-        encoder.set_drop_path(settings.drop_path)
-        self.model = Classifier(encoder, labels).to(device).train()
-        self._average = None if settings.ema is None else add_average(self.model)
-        groups = layer_groups(
-            self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay
-        )
-        fused = device.type in {"cpu", "cuda"}
-        self.optimizer = torch.optim.AdamW(groups, betas=settings.betas, fused=fused)
-        self._forward: Any = torch.compile(self.model) if settings.compile else self.model
-        precision = settings.precision
-        self.bf16 = precision == "bf16" or (precision == "auto" and device.type != "cpu")
+        self._average = None if config.train.ema is None else add_average(self.model)
 
     @property
     def result(self) -> Classifier:
         """What is saved and tested: the average of the weights where there is one."""
         return self.model if self._average is None else self._average
-
-    def step(self, clips: Clips, number: int, rate: float) -> StepResult:
-        """Train on a batch; leave model and optimiser alone if loss or gradient is not finite.
-
-        Args:
-            clips: a batch that `AugmentSamples` has seen, on any device.
-            number: of the step; anything random in it depends on this and the seed alone.
-            rate: learning rate of the head.
-        """
-        torch.manual_seed(step_seed(self.config.train.seed, number))
-        loss = self._accumulate(*self.batch(clips, number))
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients)
-        total, grad_norm = torch.stack([loss, norm]).tolist()
-        if math.isfinite(total) and math.isfinite(grad_norm):
-            limit = self.config.train.clip_grad
-            if limit is not None:
-                clip_grads_with_norm_(self.model.parameters(), limit, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * group["lr_scale"]
-            self.optimizer.step()
-            if self._average is not None and self.config.train.ema is not None:
-                update_average(self._average, self.model, self.config.train.ema)
-        self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(total, {"cross_entropy": total}, grad_norm)
 
     @torch.no_grad()
     def batch(self, clips: Clips, number: int) -> tuple[Tensor, Tensor]:
@@ -107,8 +61,9 @@ class ClassifierTrainer:
         # A shift of `repeats` mixes samples of different videos.
         return mix_clips(inputs, mix, repeats), mix_labels(truth, mix, repeats)
 
-    def _accumulate(self, inputs: Tensor, truth: Tensor) -> Tensor:
-        """Add up the gradients of equal micro-batches; gives the loss of the whole batch."""
+    def gradients(self, clips: Clips, number: int) -> Tensor:
+        """Of equal micro-batches of what `AugmentSamples` has seen; gives the mean loss."""
+        inputs, truth = self.batch(clips, number)
         parts = self.config.train.accumulate
         smoothing = self.config.train.label_smoothing
         total = torch.zeros((), device=self.device)
@@ -119,3 +74,8 @@ class ClassifierTrainer:
             torch.autograd.backward(loss / parts)
             total += loss.detach() / parts
         return total
+
+    def updated(self) -> None:
+        """Let the average follow."""
+        if self._average is not None and self.config.train.ema is not None:
+            update_average(self._average, self.model, self.config.train.ema)

@@ -1,0 +1,80 @@
+"""Training a whole encoder and a head: what fine-tuning and detection have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from m3video.config import DetectTrainConfig, FinetuneConfig
+from m3video.model.classifier import Classifier
+from m3video.model.detector import Detector
+from m3video.train.finetune import layer_groups
+from m3video.train.step import StepResult, step_seed
+from m3video.video.loader import Clips
+
+M = TypeVar("M", Classifier, Detector)
+
+
+class TuningTrainer(ABC, Generic[M]):
+    """Model and optimiser of a run, and how they take a step.
+
+    Attributes:
+        model: not compiled; its weights are what is saved.
+        optimizer: AdamW, a group a layer.
+        device: where.
+        bf16: whether in bf16 autocast.
+    """
+
+    loss_name: ClassVar[str]
+
+    def __init__(
+        self, config: FinetuneConfig | DetectTrainConfig, model: M, device: torch.device
+    ) -> None:
+        settings = config.train
+        self.device = device
+        self.seed, self.clip_grad = settings.seed, settings.clip_grad
+        model.encoder.set_drop_path(settings.drop_path)
+        self.model: M = model.to(device).train()
+        groups = layer_groups(
+            self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay
+        )
+        fused = device.type in {"cpu", "cuda"}
+        self.optimizer = torch.optim.AdamW(groups, betas=settings.betas, fused=fused)
+        self._forward: Any = torch.compile(self.model) if settings.compile else self.model
+        precision = settings.precision
+        self.bf16 = precision == "bf16" or (precision == "auto" and device.type != "cpu")
+
+    def step(self, clips: Clips, number: int, rate: float) -> StepResult:
+        """Train on a batch; leave model and optimiser alone if loss or gradient is not finite.
+
+        Args:
+            clips: a batch as the run's source gives it, on any device.
+            number: of the step; anything random in it depends on this and the seed alone.
+            rate: learning rate of the head.
+        """
+        torch.manual_seed(step_seed(self.seed, number))
+        loss = self.gradients(clips, number)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients)
+        total, grad_norm = torch.stack([loss, norm]).tolist()
+        if math.isfinite(total) and math.isfinite(grad_norm):
+            if self.clip_grad is not None:
+                clip_grads_with_norm_(self.model.parameters(), self.clip_grad, norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+            self.optimizer.step()
+            self.updated()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(total, {self.loss_name: total}, grad_norm)
+
+    @abstractmethod
+    def gradients(self, clips: Clips, number: int) -> Tensor:
+        """Add up the gradients of a batch's micro-batches; gives the loss of the whole batch."""
+
+    def updated(self) -> None:
+        """The weights have just changed."""
