@@ -221,4 +221,14 @@ def test_resume_needs_the_directory_alone_also_when_it_was_moved(
     assert main(["pretrain", "--config", "second/config.yaml", "--out", "third"]) == 130
     assert asked[-1] == tiny_config(Path("third"))
     assert main(["pretrain", "--resume", "--out", "nowhere"]) == 2
-    assert "--data" in capsys.readouterr().err
+    assert "nowhere holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["pretrain"], ["finetune"], ["detect", "train"]])
+def test_resuming_where_nothing_is_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    assert main([*verb, "--resume", "--out", str(tmp_path / "none")]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'none'} holds no run" in said
+    assert said.count("\n") == 1

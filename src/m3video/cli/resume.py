@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from m3video.cli.parse import option
 from m3video.config import DetectTrainConfig, FinetuneConfig, PretrainConfig, load_config
+from m3video.errors import ConfigError
 
 C = TypeVar("C", PretrainConfig, FinetuneConfig, DetectTrainConfig)
 
@@ -17,11 +18,16 @@ def given_config(kind: type[C], arguments: list[str]) -> C | None:
     A run that is resumed is where its config.yaml lies, also where it was moved.
 
     Raises:
-        ConfigError: the file cannot be read as this kind of config.
+        ConfigError: the file cannot be read as this kind of config, or there is no run.
     """
     path, out = option(arguments, "config"), option(arguments, "out")
     resume = "--resume" in arguments
-    if resume and path is None and out is not None and Path(out, "config.yaml").is_file():
+    if resume and path is None and out is not None:
+        if not Path(out, "config.yaml").is_file():
+            raise ConfigError(
+                f"--resume: {out} holds no run (no config.yaml): give --out RUN, or leave out "
+                "--resume to begin one"
+            )
         path = str(Path(out, "config.yaml"))
     if path is None:
         return None

@@ -77,7 +77,6 @@ class Sample:
     """[T, H, W, 3]."""
 
 
-@torch.no_grad()
 class Predicts(Protocol):
     """What a `MaskedAutoencoder` does with clips [B, 3, T, H, W] and masks [B, N]."""
 
@@ -85,6 +84,7 @@ class Predicts(Protocol):
         """At least `predictions`: by target, those of the hidden tokens."""
 
 
+@torch.no_grad()
 def predict(
     model: Predicts, config: PretrainConfig, plan: ClipPlan, clip: Clips, name: str
 ) -> Sample:
