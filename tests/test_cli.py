@@ -46,7 +46,14 @@ from tests.train.tiny import tiny_config
             "train.batch: Input should be greater than or equal to 1 (got 0)",
         ),
         (["pretrain", "--data", "x", "--out", "y", "--train.batch", "many"], "'many'"),
-        (["pretrain", "--data", "x", "--out", "y", "--lr", "1"], "--lr"),
+        (["pretrain", "--data", "x", "--out", "y", "--train.steps", "a"], "'a': use None or INT"),
+        (["pretrain", "--data", "x", "--out", "y", "--lr", "1"], "--lr: not understood"),
+        (
+            ["pretrain", "--data", "x", "--out", "y", "--train.step", "1"],
+            "--train.step: not understood; perhaps --train.steps, --train.",
+        ),
+        (["evaluate", "--crops", "2"], "--crops '2': use one of 1, 3, None"),
+        (["probe", "--init", "x", "--data", "y", "--shots", "0"], "shots.0: Input should be"),
         (
             ["pretrain", "--recipe", "mmme", "--data", "x", "--out", "y"],
             "recipe 'mmme' is not known",

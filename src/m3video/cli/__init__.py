@@ -19,7 +19,7 @@ from m3video.cli.classify import evaluate, finetune
 from m3video.cli.detect import detect
 from m3video.cli.find import browse, embed, search
 from m3video.cli.index import index
-from m3video.cli.parse import option, parse
+from m3video.cli.parse import option, overview, parse
 from m3video.cli.probe import probe
 from m3video.cli.resume import given_config
 from m3video.cli.weights import export_verb, import_verb
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `m3video VERB …`; the exit code: 0, 2 for bad input, 1 for a run that failed."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help"}:
-        print(_overview())
+        print(overview("m3video", "VERB", VERBS))
         return 0 if arguments else 2
     verb, *rest = arguments
     if verb == "--version":
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except M3VideoError as error:
         return _complain(verb, str(error))
     except KeyboardInterrupt:
+        print(f"m3video {verb}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 141
@@ -80,14 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _complain(verb: str, message: str) -> int:
     print(f"m3video{' ' + verb if verb else ''}: {' '.join(message.split())}", file=sys.stderr)
     return 2
-
-
-def _overview() -> str:
-    lines = ["usage: m3video VERB [options]", ""]
-    for verb, function in VERBS.items():
-        lines.append(f"  {verb:10} {(function.__doc__ or '').strip().splitlines()[0]}")
-    lines += ["", "m3video VERB --help tells the options of a verb."]
-    return "\n".join(lines)
 
 
 def _pretrain_defaults(arguments: list[str]) -> PretrainConfig:

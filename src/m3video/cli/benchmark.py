@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from m3video.cli.parse import parse
+from m3video.cli.parse import overview, parse
 from m3video.config import FlowName
 from m3video.errors import ConfigError
 
@@ -17,7 +17,7 @@ def benchmark(arguments: list[str]) -> int:
     """Measure motion, loader, train or embed on this machine."""
     if not arguments or arguments[0] not in BENCHMARKS:
         if arguments[:1] in (["-h"], ["--help"]):
-            print(f"usage: m3video benchmark {'|'.join(BENCHMARKS)} [options]")
+            print(overview("m3video benchmark", "|".join(BENCHMARKS), BENCHMARKS))
             return 0
         given = repr(arguments[0]) if arguments else "nothing"
         raise ConfigError(f"{given} cannot be measured: use one of {', '.join(BENCHMARKS)}")

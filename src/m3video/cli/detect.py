@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from m3video.cli.parse import parse
+from m3video.cli.parse import overview, parse
 from m3video.cli.resume import given_config
 from m3video.config import DetectEvaluateConfig, DetectTrainConfig
 from m3video.errors import ConfigError
@@ -18,7 +18,7 @@ def detect(arguments: list[str]) -> int:
     """Train or evaluate a detector of actions on AVA: what the people in boxes do."""
     if not arguments or arguments[0] not in PARTS:
         if arguments[:1] in (["-h"], ["--help"]):
-            print(f"usage: m3video detect {'|'.join(PARTS)} [options]")
+            print(overview("m3video detect", "|".join(PARTS), PARTS))
             raise SystemExit(0)  # as the help of every other verb ends
         given = repr(arguments[0]) if arguments else "nothing"
         raise ConfigError(f"{given}: use one of {', '.join(PARTS)}")
@@ -36,6 +36,7 @@ def _defaults(arguments: list[str]) -> DetectTrainConfig:
 
 
 def _train(arguments: list[str]) -> int:
+    """Train a detector of actions on key frames with boxes."""
     defaults = _defaults(arguments)
 
     def read(
@@ -60,6 +61,7 @@ def _train(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
+    """Test a detector: frame mAP at IoU 0.5, as AVA's is."""
     config = parse(DetectEvaluateConfig, arguments, verb="detect evaluate")
     from m3video.train.detect_evaluate import evaluate_detector, format_detection
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from difflib import SequenceMatcher
 from typing import TypeVar
 
 import tyro
@@ -36,15 +37,40 @@ def _plain(box: str) -> str:
     """The sentence in an error box of tyro, without frames and hints."""
     text = re.sub(r"[╭╰│╮╯─]+|-{3,}", " ", box)  # a terminal without UTF-8 gets dashes
     text = re.split(r"For full helptext|Argument helptext", " ".join(text.split()))[0]
+    if "Unrecognized options: " in text:
+        return _unknown_option(text)
+    choice = re.search(r"invalid choice (.+) for argument '(\S+)'\. Expected one of \((.+)\)", text)
+    if choice is not None:
+        allowed = ", ".join(sorted(re.findall(r"'([^']+)'", choice[3])))
+        return f"{choice[2]} {choice[1]}: use one of {allowed}"
     text = re.sub(r"\d+ validation errors? for \w+", "", text)
     text = re.sub(r" \[type=.*?, input_value=(.*?), input_type=\w+\]", _got, text)
     text = re.sub(r"For further information visit \S+", "", text)
     text = re.sub(r"Error parsing ([\w.-]+): +(Value error, )?", r"\1: ", text)
-    for title in ("Value error ", "Parsing error ", "Unrecognized options ", "Required options "):
+    text = re.sub(
+        r"(\S+): no type matching (.+?) could be instantiated from \[(.+)\]\. .*", _kind, text
+    )
+    for title in ("Value error ", "Parsing error ", "Required options "):
         text = text.removeprefix(title).removeprefix(" " + title)
     text = re.sub(r"^settings\.(\S+): (\w+) (?=Input)", r"\1.\2: ", " ".join(text.split()))
-    text = re.sub(r"^[A-Z]\w+Config: (?:(\w+) (?=Input|Tuple|String))?", _named, text)
+    text = re.sub(r"^[A-Z]\w+Config: (?:([\w.]+) (?=Input|Tuple|String))?", _named, text)
     return text.removeprefix("settings.").replace(" : ", ": ")
+
+
+def _unknown_option(text: str) -> str:
+    """The first option that there is not, and those that tyro finds alike, the nearest first."""
+    given, _, alike = text.rpartition("Unrecognized options: ")[2].partition("Perhaps you meant:")
+    name = given.split(",")[0].strip()
+    known = sorted(
+        set(re.findall(r"(?<!\S)--[\w.-]+", alike)),
+        key=lambda other: -SequenceMatcher(None, name, other).ratio(),
+    )
+    return f"{name}: not understood" + (f"; perhaps {', '.join(known)}" if known else "")
+
+
+def _kind(match: re.Match[str]) -> str:
+    kinds = re.sub(r"[{}]", "", match.group(2)).replace("|", " or ")
+    return f"{match.group(1)} {match.group(3)}: use {kinds}"
 
 
 def _named(match: re.Match[str]) -> str:
@@ -54,6 +80,14 @@ def _named(match: re.Match[str]) -> str:
 def _got(match: re.Match[str]) -> str:
     value = match.group(1)
     return "" if value.startswith("{") else f" (got {value})"
+
+
+def overview(program: str, part: str, parts: Mapping[str, Callable[..., object]]) -> str:
+    """The help of a program of several parts: a line each, the first of its docstring."""
+    lines = [f"usage: {program} {part} [options]", ""]
+    for name, function in parts.items():
+        lines.append(f"  {name:10} {(function.__doc__ or '').strip().splitlines()[0]}")
+    return "\n".join([*lines, "", f"{program} {part} --help tells its options."])
 
 
 def option(arguments: list[str], name: str) -> str | None:

@@ -56,14 +56,16 @@ class DisFlow:
         height, width = first.shape[1:]
         flow = np.empty((*first.shape, 2), np.float32)
         # OpenCV reads outside of frames that are low and wide (12×48, 24×160): they get more rows
-        rows = ((0, _DIS_LOW - height if height < _DIS_LOW and width > 3 * height else 0), (0, 0))
-        for out, one, two in zip(flow, _arrays(first), _arrays(second), strict=True):
+        more = _DIS_LOW - height if height < _DIS_LOW and width > 3 * height else 0
+        pairs = [_arrays(first), _arrays(second)]
+        if more:
+            pairs = [np.pad(images, ((0, 0), (0, more), (0, 0)), mode="edge") for images in pairs]
+        for out, one, two in zip(flow, *pairs, strict=True):
             # a new one for each pair: at some sizes it reads what it kept of the pair before
             method = cv2.DISOpticalFlow.create(preset)
             for setting, value in changes.items():
                 getattr(method, f"set{setting}")(value)
-            pair = (np.pad(image, rows, mode="edge") for image in (one, two))
-            out[:] = method.calc(*pair, None)[:height]  # type: ignore[call-overload]
+            out[:] = method.calc(one, two, None)[:height]  # type: ignore[call-overload]
         return torch.from_numpy(flow).permute(0, 3, 1, 2).to(first.device)
 
 
