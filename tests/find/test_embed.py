@@ -132,6 +132,33 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_file(
         assert path.read_bytes() == other.read_bytes()
 
 
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    videos: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = config(videos, model, tmp_path / "f.parquet", per="clip")
+    embed(settings.model_copy(update={"out": tmp_path / "whole.parquet"}))
+    encode = module.encode
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return encode(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            embed(settings)
+    total = len(open_features(tmp_path / "whole.parquet"))
+    assert f"of {total}: the same command goes on" in capsys.readouterr().err
+    assert not settings.out.exists()
+    embed(settings)
+    assert "going on at" in capsys.readouterr().err
+    assert settings.out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
 def test_frames_that_clips_share_are_decoded_once(
     videos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

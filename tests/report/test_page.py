@@ -184,7 +184,7 @@ def test_videos_that_are_gone_are_named(videos_run: Path) -> None:
     manifest.write_text(text)
     samples = sample_clips(videos_run, read_run_config(videos_run), count=4)
     assert len(samples.clips) == 3
-    gone = [note for note in samples.notes if note.startswith("Cannot be read any more: ")]
+    gone = [note for note in samples.notes if note.startswith("Cannot be read: ")]
     assert {re.findall(r"(\w+\.mp4): ", note)[0] for note in gone} == {"moved.mp4", "lost.mp4"}
 
 

@@ -242,13 +242,14 @@ def test_moving_shapes_by_all_three_kinds(tmp_path: Path) -> None:
     assert not {"linear", "knn", "confusion", "by_texture"} & alone.keys()
     lines = format_result(result).splitlines()
     assert lines[0].split() == ["all", "labels", "1", "a", "class"]
-    assert [line.split("  ")[0] for line in lines[1:]] == [
+    assert [line.split("  ")[0] for line in lines[1:-1]] == [
         "linear probe",
         "attentive probe",
         "k-NN",
         "chance",
     ]
     assert f"{100 * result['attentive']:.1f} %" in lines[2]
+    assert lines[-1] == "± is the standard error over 2 draws of the labelled videos"
 
 
 def test_metadata_has_no_tokens(made_folder: Path) -> None:

@@ -138,7 +138,7 @@ def test_an_interrupted_run_that_is_resumed_is_the_uninterrupted_one(
         interrupt_at(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             finetune(config)
-    assert "go on with: m3video finetune --config" in capsys.readouterr().err
+    assert "go on with: m3video finetune --resume --out" in capsys.readouterr().err
     assert not (tmp_path / "run" / "evaluation").exists()
     init.rename(tmp_path / "gone")  # a run that has a checkpoint needs it no more
     run = finetune(config.model_copy(update={"resume": True}))

@@ -217,3 +217,24 @@ def test_the_runs_own_views_are_the_default(tmp_path: Path, made_folder: Path) -
     chosen = {"segments": 1, "crops": 3, "sampling": "dense", "stride": 2}
     found = evaluate(config_of(tmp_path / "run", made_folder, tmp_path / "e", **chosen))["views"]
     assert found == chosen
+
+
+def test_videos_that_were_trained_on_are_told(
+    tmp_path: Path, made_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three videos a class two are trained on, in a run that was moved since."""
+    write_classifier(tmp_path / "run" / "model", ("left", "right"))
+    trained = FinetuneConfig.model_validate({"init": "i", "data": "d", "out": "o", "labels": 2})
+    save_config(trained, tmp_path / "run" / "config.yaml")
+    manifest = load_manifest(made_folder, labels_from_folders=True)
+    write_manifest(manifest, tmp_path / "run" / "manifest.csv")
+    views = {"segments": 1, "crops": 1}
+    evaluate(config_of(tmp_path / "run", made_folder, tmp_path / "e", **views))
+    said = capsys.readouterr().err
+    assert "4 of the 6 videos were trained on" in said
+    assert "will be replaced" not in said
+    (tmp_path / "run" / "manifest.csv").unlink()
+    evaluate(config_of(tmp_path / "run", made_folder, tmp_path / "e", **views))
+    said = capsys.readouterr().err
+    assert "were trained on" not in said
+    assert f"the evaluation in {tmp_path / 'e'} will be replaced" in said

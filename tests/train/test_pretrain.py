@@ -325,8 +325,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
     assert (run / "last").readlink() == Path("checkpoints/step-5")
     assert load_encoder(run)
     expected = (
-        "interrupted: saved after step 5 of 9; go on with: "
-        f"m3video pretrain --config {run}/config.yaml --resume"
+        f"interrupted: saved after step 5 of 9; go on with: m3video pretrain --resume --out {run}"
     )
     assert expected in capsys.readouterr().err
     config = load_pretrain_config(run / "config.yaml").model_copy(update={"resume": True})

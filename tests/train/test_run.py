@@ -59,7 +59,7 @@ def test_resume_with_another_config_names_the_setting(
 ) -> None:
     run = RunDirectory(tmp_path)
     run.create(tiny_config(tmp_path), None, "cpu")
-    with pytest.raises(ConfigError, match=rf"--resume: {field}, the run in .* has .*--config"):
+    with pytest.raises(ConfigError, match=rf"--resume: {field}, the run in .* has .*--resume --out"):
         run.check_resume(tiny_config(tmp_path, resume=True, **changes))
 
 
@@ -147,5 +147,5 @@ def test_a_directory_that_is_read_only_is_refused(
 
 def test_how_to_resume_can_be_pasted_in_a_shell(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "my run")
-    words = ["--config", str(tmp_path / "my run" / "config.yaml"), "--resume"]
+    words = ["--resume", "--out", str(tmp_path / "my run")]
     assert shlex.split(run.resume_options) == words

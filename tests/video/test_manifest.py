@@ -206,6 +206,8 @@ def test_labels_are_sorted_by_name_unless_all_are_numbers() -> None:
             "path,frames,fps,width,height,duration\na.mp4,3,0,1,1,1\n",
             "line 2: fps '0' is not a number above 0",
         ),
+        ("video,label\na.mp4,x\n", "line 1: the columns are video, label, and none is `path`"),
+        ("video\tlabel\na.mp4\tx\n", "line 1: the columns are video, label, and none is"),
         ("a.mp4 1\nwhat\n", "line 2: 'what' is not a path and a label"),
         ("", "the list is empty"),
         ("gone.mp4 1\n", "none of its 1 videos can be read; the first: "),

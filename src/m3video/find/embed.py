@@ -225,7 +225,8 @@ def _compute(
                 table = _part(windows, held, np.empty((0, tokens * encoder.width), config.dtype))
                 parts.write(first, done, table, held.unreadable)
                 first, held = done, _Held()
-            if interrupt.requested:
+            if interrupt.requested and done < len(windows):
+                bar.say(f"interrupted at {done} of {len(windows)}: the same command goes on")
                 raise KeyboardInterrupt
 
 
@@ -305,11 +306,15 @@ class _Bar(Progress):
         self._total = total
         self._row = self.add_task("embed", total=total, completed=done)
         if done:
-            console.print(f"going on at {done} of {total}", markup=False, highlight=False)
+            self.say(f"going on at {done} of {total}")
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self.console.print(line, markup=False, highlight=False)
 
     def show(self, done: int) -> None:
         """Show how many rows are done."""
         self.update(self._row, completed=done)
         if not self.console.is_terminal and time.monotonic() - self._said >= PLAIN_EVERY:
             self._said = time.monotonic()
-            self.console.print(f"embed {done}/{self._total}", markup=False, highlight=False)
+            self.say(f"embed {done}/{self._total}")

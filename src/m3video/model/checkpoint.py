@@ -230,7 +230,8 @@ def load_model(path: str | Path) -> VisionTransformer | Classifier:
     model = _load(path)
     if isinstance(model, Detector):
         raise CheckpointError(
-            f"{path}: a detector, which reads boxes, too; use m3video detect evaluate"
+            f"{path}: a detector, which reads boxes, too, and is neither exported nor tested "
+            "without them; m3video detect evaluate tests it"
         )
     return model
 

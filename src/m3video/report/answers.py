@@ -117,7 +117,7 @@ def _by_class(answers: Sequence[Answer]) -> Iterator[Answer]:
 
 
 def answer_cards(run: Path, folder: Path, config: FinetuneConfig) -> Cards:
-    """Show test videos of an evaluation; one that cannot be read any more gives way to the next.
+    """Show test videos of an evaluation; one that cannot be read gives way to the next.
 
     Args:
         run: the run directory.

@@ -68,7 +68,7 @@ def sample_clips(run: Path, config: PretrainConfig, *, count: int) -> Samples:
     """Choose up to `count` clips by the run's seed and predict what is hidden in them.
 
     Rendered clips are ones that training has not seen. Videos are those of the run, cropped at the
-    centre; one that cannot be read any more is named and another takes its place.
+    centre; one that cannot be read is named and another takes its place.
 
     Raises:
         CheckpointError: the checkpoint is damaged or does not fit the config.
@@ -166,7 +166,7 @@ def _video_clips(
     if found:
         notes.append("These videos are part of the training data, cropped at the centre.")
     for path, reason in gone.items():
-        notes.append(f"Cannot be read any more: {path}: {reason}")
+        notes.append(f"Cannot be read: {path}: {reason}")
 
 
 def _name(path: Path) -> str:

@@ -93,7 +93,11 @@ def study(
     ready = _render_sets(todo, book, jobs)
     if ready:
         runner = _run_here if jobs == 1 else _run_apart
-        runner(ready, book, _Share.of(jobs), deadline)
+        try:
+            runner(ready, book, _Share.of(jobs), deadline)
+        except KeyboardInterrupt:
+            book.say("interrupted: the cells under way are saved, and the same command goes on")
+            raise
     left = [task for task in todo if task.name not in book.tried]
     if left:
         book.say(f"{len(left)} cells are left for later: {', '.join(t.name for t in left)}")

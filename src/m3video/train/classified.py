@@ -59,9 +59,9 @@ def accuracies(averages: Tensor, truth: Tensor, labels: Sequence[str]) -> dict[s
         labels: C names.
 
     Returns:
-        videos, classes, chance (share of the commonest class), top1, top5, mean_class (mean over
-        the classes that occur of their top-1) and per_class (label, videos, top1, top5; null where
-        a class does not occur).
+        videos, classes, answered (classes that videos were taken for), chance (share of the
+        commonest class), top1, top5, mean_class (mean over the classes that occur of their top-1)
+        and per_class (label, videos, top1, top5; null where a class does not occur).
     """
     best = top(averages)
     first, any_of_five = best[:, 0] == truth, (best == truth[:, None]).any(1)
@@ -82,6 +82,7 @@ def accuracies(averages: Tensor, truth: Tensor, labels: Sequence[str]) -> dict[s
     return {
         "videos": len(truth),
         "classes": len(labels),
+        "answered": len(set(best[:, 0].tolist())),
         "chance": float(counts.max()) / len(truth),
         "top1": float(first.double().mean()),
         "top5": float(any_of_five.double().mean()),

@@ -30,6 +30,7 @@ from m3video.train.labelled_videos import (
     split_of,
     training_videos,
 )
+from m3video.train.learned import nothing_learned
 from m3video.train.loop import Data, Loop, absolute, say
 from m3video.train.multiview import (
     MOVING_SHAPES,
@@ -59,12 +60,14 @@ class LabelledSets:
     Attributes:
         train: clips [repeats, T, H, W, 3].
         labels: the names of the classes.
+        counts: how many training videos each has.
         tests: the held-out videos; None where none are.
         manifest: all videos; None where the clips are rendered.
     """
 
     train: ClipSource
     labels: tuple[str, ...]
+    counts: tuple[int, ...]
     tests: EvaluationSet | None
     manifest: Manifest | None
 
@@ -107,6 +110,9 @@ def finetune(config: FinetuneConfig) -> Path:
         console,
         less="train.batch or augment.repeats",
     ).go()
+    warning = nothing_learned(run.losses(), sets.counts, config.train.label_smoothing)
+    if warning is not None:
+        say(console, warning)
     if sets.tests is not None:
         result = evaluate_on(
             load_classifier(run.model),
@@ -166,7 +172,8 @@ def _open_data(
         _augment(config, labels, console),
         config.augment.repeats,
     )
-    return LabelledSets(train, labels, tests, manifest)
+    counts = tuple(sum(video.label == label for video in videos) for label in labels)
+    return LabelledSets(train, labels, counts, tests, manifest)
 
 
 def _why_none(manifest: Manifest, config: FinetuneConfig) -> str:
@@ -188,7 +195,8 @@ def _open_shapes(config: FinetuneConfig, clip: ClipConfig, console: Console) -> 
         _augment(config, CLASSES, console),
         config.augment.repeats,
     )
-    return LabelledSets(train, CLASSES, shapes_tests(CLASSES, clip, shapes), None)
+    counts = tuple(len(range(number, count, len(CLASSES))) for number in range(len(CLASSES)))
+    return LabelledSets(train, CLASSES, counts, shapes_tests(CLASSES, clip, shapes), None)
 
 
 def _augment(config: FinetuneConfig, labels: tuple[str, ...], console: Console) -> AugmentConfig:

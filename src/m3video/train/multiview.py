@@ -21,14 +21,15 @@ from m3video.config import (
 from m3video.errors import ConfigError, VideoError
 from m3video.model.checkpoint import load_classifier
 from m3video.model.classifier import Classifier
-from m3video.train.classified import check_folder, write_evaluation
+from m3video.train.classified import EVALUATION, check_folder, write_evaluation
 from m3video.train.labelled import TEST_OFFSET, shapes_test
-from m3video.train.labelled_videos import read_labelled, tested_videos
-from m3video.train.loop import cores_shared
+from m3video.train.labelled_videos import read_labelled, tested_videos, training_videos
+from m3video.train.loop import absolute, cores_shared, say
+from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
 from m3video.train.views import predict_views
 from m3video.video.loader import Clips, ClipSource
-from m3video.video.manifest import Video
+from m3video.video.manifest import Video, load_manifest
 from m3video.video.moving_shapes import CLASSES
 from m3video.video.views import EvaluationViews, LabelledVideos, RepeatedCrops
 
@@ -71,6 +72,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         VideoError: no video could be read.
     """
     check_folder(config.out)
+    console = Console(stderr=True)
+    if (config.out / EVALUATION).exists():
+        say(console, f"the evaluation in {config.out} will be replaced")
     model = load_classifier(config.model)
     trained = _training_config(config.model)
     device = choose_device(config.device)
@@ -80,8 +84,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.data == MOVING_SHAPES:
         tests = shapes_tests(model.labels, clip, config.shapes)
     else:
-        manifest = read_labelled(config.data, config.workers, Console(stderr=True), least=1)
+        manifest = read_labelled(config.data, config.workers, console, least=1)
         split, videos = tested_videos(manifest, config, model.labels)
+        known = 0 if trained is None else len(_trained_on(trained) & {v.path for v in videos})
+        if known:
+            say(console, f"{known} of the {len(videos)} videos were trained on: no test of these")
         views = None if trained is None else trained.views
         tests = video_tests(
             videos,
@@ -207,8 +214,17 @@ def _training_config(model: Path) -> FinetuneConfig | None:
     """How the classifier was trained, where it lies in its run; else None."""
     for folder in (model, model.parent):
         if (folder / "config.yaml").is_file() and (folder / "model").is_dir():
-            return load_config(FinetuneConfig, folder / "config.yaml")
+            config = load_config(FinetuneConfig, folder / "config.yaml")
+            return config.model_copy(update={"out": folder})
     return None
+
+
+def _trained_on(config: FinetuneConfig) -> set[Path]:
+    """The videos of a run that it was trained on; none where its manifest is gone."""
+    listing = RunDirectory(config.out).manifest
+    if not listing.is_file():
+        return set()
+    return {video.path for video in training_videos(absolute(load_manifest(listing)), config)}
 
 
 class _Chain:
@@ -230,8 +246,11 @@ class _Chain:
 def format_evaluation(result: dict[str, Any]) -> str:
     """Lines for the terminal."""
     left = len(result["left_out"])
+    one = result["answered"] == 1 < result["videos"]
+    said = "\nall were taken for the same class: the classifier tells none apart" if one else ""
     return (
         f"top-1 {result['top1']:.1%}  top-5 {result['top5']:.1%}  mean over classes "
         f"{result['mean_class']:.1%}  (chance {result['chance']:.1%})\n"
         f"{result['videos']} videos tested, {left} left out because they could not be read"
+        f"{said}"
     )

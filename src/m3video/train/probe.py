@@ -317,4 +317,7 @@ def format_result(result: dict[str, Any]) -> str:
         ).rstrip()
         for row in rows
     ]
+    if shots:
+        draws = len(next(iter(few.values()))[shots[0]]["accuracies"])
+        lines.append(f"± is the standard error over {draws} draws of the labelled videos")
     return "\n".join(lines)

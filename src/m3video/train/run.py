@@ -75,7 +75,7 @@ class RunDirectory:
     @property
     def resume_options(self) -> str:
         """What to give the verb to go on with this run."""
-        return f"--config {shlex.quote(str(self.config))} --resume"
+        return f"--resume --out {shlex.quote(str(self.path))}"
 
     def check_free(self) -> None:
         """Refuse a path that holds something already.
@@ -146,6 +146,12 @@ class RunDirectory:
             return None
         found = read_json(self.environment).get("torch_threads")
         return found if isinstance(found, int) and found > 0 else None
+
+    def losses(self) -> list[float]:
+        """The loss of each logged step that was taken, in order; empty where nothing is logged."""
+        lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
+        rows = [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+        return [row["loss"] for row in rows if row["loss"] is not None]
 
     def read_unreadable(self) -> dict[str, str]:
         """Path → reason, as `write_unreadable` wrote it; empty when there is no file."""

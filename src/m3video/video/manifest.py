@@ -180,7 +180,23 @@ def _read_source(source: Path) -> Iterator[_Entry]:
             ) from error
         if "path" in [name.strip() for name in header]:
             return _read_csv(source, lines, delimiter)
+        if _is_header(source, header):
+            raise ManifestError(
+                f"{source}, line 1: the columns are {', '.join(header)}, and none is `path`: give "
+                "that name to the one that holds the videos"
+            )
     return _read_list(source, lines)
+
+
+def _is_header(source: Path, fields: Sequence[str]) -> bool:
+    """Whether a CSV's line names columns: several words, none of which is a file."""
+    words = [field.strip() for field in fields]
+    return (
+        source.suffix.lower() in {".csv", ".tsv"}
+        and len(words) > 1
+        and all(word.isidentifier() for word in words)
+        and not any((source.parent / word).exists() for word in words)
+    )
 
 
 def _walk(folder: Path) -> list[_Entry]:
