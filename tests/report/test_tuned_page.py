@@ -150,7 +150,7 @@ def test_a_run_that_is_going_on_has_a_page(tmp_path: Path) -> None:
     run = classifier_run(tmp_path / "ft", steps=2)
     page = report(run)
     assert f"At step 2 of {STEPS}: still going, or interrupted." in page.text
-    assert "m3video finetune --config" in page.text
+    assert "m3video finetune --resume --out" in page.text
     assert "What is held out is tested at the end of the run." in page.text
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
@@ -275,7 +275,7 @@ def test_detect_train_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_detector_that_is_going_on(tmp_path: Path) -> None:
     page = report(detector_run(tmp_path / "ava", steps=2, planned=9))
     assert "At step 2 of 9: still going" in page.text
-    assert "m3video detect train --config" in page.text
+    assert "m3video detect train --resume --out" in page.text
 
 
 def test_finetune_writes_its_page_and_report_writes_it_again(

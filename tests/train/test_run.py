@@ -59,7 +59,9 @@ def test_resume_with_another_config_names_the_setting(
 ) -> None:
     run = RunDirectory(tmp_path)
     run.create(tiny_config(tmp_path), None, "cpu")
-    with pytest.raises(ConfigError, match=rf"--resume: {field}, the run in .* has .*--resume --out"):
+    with pytest.raises(
+        ConfigError, match=rf"--resume: {field}, the run in .* has .*--resume --out"
+    ):
         run.check_resume(tiny_config(tmp_path, resume=True, **changes))
 
 

@@ -19,6 +19,7 @@ from m3video.report.curves import (
     target_titles,
     words,
 )
+from m3video.report.detections import KeyFrameCards, key_frame_cards
 from m3video.report.evaluation import (
     Classified,
     Detected,
@@ -87,6 +88,7 @@ class Tested:
     notes: list[str]
     sections: list[Section]
     cards: Cards
+    key_frames: KeyFrameCards
 
 
 @dataclass(frozen=True)
@@ -239,9 +241,9 @@ def predictions(run: Path, config: PretrainConfig) -> Predictions:
 
 
 def tested(run: Path, config: Tuned, evaluations: Evaluations, *, done: bool) -> Tested:
-    """The evaluations of a classifier or a detector; films for the first of a classifier."""
+    """The evaluations of a classifier or a detector; films or key frames for the first."""
     notes = list(evaluations.problems)
-    cards = Cards([], [])
+    cards, key_frames = Cards([], []), KeyFrameCards([], [])
     if not evaluations.found:
         notes.append(
             how_to_test(run, config)
@@ -250,8 +252,12 @@ def tested(run: Path, config: Tuned, evaluations: Evaluations, *, done: bool) ->
         )
     elif isinstance(config, FinetuneConfig):
         cards = answer_cards(run, evaluations.found[0][0], config)
-    sections = [section(run, folder, found) for folder, found in evaluations.found]
-    return Tested(notes, sections, cards)
+    else:
+        folder, found = evaluations.found[0]
+        if isinstance(found, Detected):
+            key_frames = key_frame_cards(folder, found)
+    sections = [section(run, *evaluation) for evaluation in evaluations.found]
+    return Tested(notes, sections, cards, key_frames)
 
 
 def warnings(run: Path, metrics: Metrics, steps: int | None, verb: str) -> list[str]:

@@ -42,19 +42,28 @@ KNOWN_FILMS = 512
 Boxes = NDArray[np.float32]
 
 
+def key_row(count: int, fps: float, seconds: float) -> int:
+    """The frame at `seconds` of a video of so many frames; less than a second behind its end.
+
+    Raises:
+        VideoError: the video ends more than a second before.
+    """
+    row = round(seconds * fps)
+    if row >= count + fps:
+        raise VideoError(
+            f"key frame at {seconds:g} s, and the video ends after {count / fps:.1f} s; are the "
+            "films whole or cut, as index was told?"
+        )
+    return row
+
+
 def key_rows(count: int, fps: float, seconds: float, clip: ClipConfig) -> list[int]:
     """Frames of a clip whose frame T / 2 is the one at `seconds`; the ends of a video repeat: [T].
 
     Raises:
         VideoError: the video ends more than a second before.
     """
-    centre = round(seconds * fps)
-    if centre >= count + fps:
-        raise VideoError(
-            f"key frame at {seconds:g} s, and the video ends after {count / fps:.1f} s; are the "
-            "films whole or cut, as index was told?"
-        )
-    first = centre - clip.frames // 2 * clip.stride
+    first = key_row(count, fps, seconds) - clip.frames // 2 * clip.stride
     return [min(max(first + step * clip.stride, 0), count - 1) for step in range(clip.frames)]
 
 

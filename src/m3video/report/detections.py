@@ -1,0 +1,221 @@
+"""Key frames that a detector was tested on: who is in them, what they do, and what was said."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from m3video.errors import ManifestError, VideoError
+from m3video.report.evaluation import Detected
+from m3video.report.film import data_url
+from m3video.report.probes import Bar
+from m3video.train.detect_clips import key_row
+from m3video.train.detect_map import IOU, overlaps
+from m3video.video.datasets.boxes import KeyFrame, read_boxes
+from m3video.video.reader import VideoReader
+
+SHOWN = 6
+"""Key frames on the page."""
+TRIES = 12
+"""Key frames that are tried before fewer are shown."""
+GUESSES = 3
+"""The likeliest actions of a person that are told."""
+SIDE = 480
+"""Pixels of a picture's longer side at most."""
+QUALITY = 85  # of JPEG
+COLOURS = ((255, 150, 60), (80, 190, 255), (150, 220, 90), (240, 110, 170), (250, 220, 80))
+"""RGB of the boxes, in turn."""
+
+Place = tuple[str, str]
+"""Id of the video and timestamp, as detections.csv writes them."""
+Said = dict[tuple[float, ...], dict[str, float]]
+"""Box of a person -> action -> score."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """A box on the page.
+
+    Attributes:
+        number: in the picture.
+        colour: of the box, as CSS.
+        truth: the annotated actions; empty where nobody is annotated in the box.
+        guesses: bars of the likeliest actions, and whether each is right.
+        found: whether the box was judged; one that a detector of people missed was not.
+    """
+
+    number: int
+    colour: str
+    truth: tuple[str, ...]
+    guesses: list[tuple[Bar, bool]]
+    found: bool
+
+
+@dataclass(frozen=True)
+class KeyFrameCard:
+    """A key frame on the page: a picture with boxes, and the people in them."""
+
+    name: str
+    url: str
+    width: int
+    height: int
+    people: list[Person]
+
+
+@dataclass(frozen=True)
+class KeyFrameCards:
+    """Some key frames, and what a reader must know about them."""
+
+    cards: list[KeyFrameCard]
+    notes: list[str]
+
+
+def key_frame_cards(folder: Path, found: Detected) -> KeyFrameCards:
+    """Show key frames of an evaluation, spread over its split.
+
+    Args:
+        folder: of detections.csv.
+        found: its evaluation.json, which names the annotations.
+    """
+    try:
+        frames = [
+            frame
+            for frame in read_boxes(found.data)
+            if frame.split == found.split and len(frame.boxes)
+        ]
+        chosen = _spread(frames, TRIES)
+        said = read_said(folder / "detections.csv", {_place(frame) for frame in chosen})
+    except (ManifestError, OSError, ValueError) as error:
+        return KeyFrameCards([], [f"No key frames can be shown: {' '.join(str(error).split())}"])
+    cards: list[KeyFrameCard] = []
+    notes = []
+    for frame in chosen:
+        if len(cards) == SHOWN:
+            break
+        people = judge(frame, said.get(_place(frame), {}))
+        try:
+            cards.append(_card(frame, people))
+        except VideoError as error:
+            notes.append(f"Cannot be shown: {error}")
+    if cards:
+        count = f"{len(cards)} of the {len(frames):,}"
+        notes.insert(0, f"{count} key frames with an annotated box, spread over the split.")
+    return KeyFrameCards(cards, notes)
+
+
+def _place(frame: KeyFrame) -> Place:
+    return frame.video, f"{frame.timestamp:g}"
+
+
+def _spread(frames: Sequence[KeyFrame], count: int) -> list[KeyFrame]:
+    """Up to so many of them, evenly spread; the first half of them is spread as well."""
+    rows = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int).tolist()
+    return [frames[row] for row in rows[::2] + rows[1::2]]
+
+
+def read_said(path: Path, wanted: set[Place]) -> dict[Place, Said]:
+    """What detections.csv says of some key frames; of AVA it has millions of lines.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a line of these key frames cannot be understood.
+    """
+    said: dict[Place, Said] = {}
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        for cells in csv.reader(file):
+            if tuple(cells[:2]) in wanted:
+                video, timestamp, *box, action, score = cells
+                boxes = said.setdefault((video, timestamp), {})
+                boxes.setdefault(tuple(map(float, box)), {})[action] = float(score)
+    return said
+
+
+def judge(frame: KeyFrame, said: Said) -> list[tuple[Person, NDArray[np.float64]]]:
+    """The people of a key frame and their boxes [4]: those that were judged, then those missed.
+
+    A judged box is the annotated person whom it overlaps most, by half or more; nobody else is.
+    """
+    boxes = np.array(list(said), np.float64).reshape(-1, 4)
+    shared = overlaps(boxes, frame.boxes.astype(np.float64))
+    shared[shared < IOU] = 0
+    people: list[tuple[tuple[str, ...], dict[str, float], NDArray[np.float64]]] = []
+    known: set[int] = set()
+    for box, scores, row in zip(boxes, said.values(), shared, strict=True):
+        nearest = int(row.argmax())
+        truth = frame.labels[nearest] if row[nearest] else ()
+        known |= {nearest} if truth else set()
+        people.append((truth, scores, box))
+    for number, box in enumerate(frame.boxes.astype(np.float64)):
+        if number not in known:
+            people.append((frame.labels[number], {}, box))
+    return [
+        (_person(number, truth, scores), box)
+        for number, (truth, scores, box) in enumerate(people, start=1)
+    ]
+
+
+def _person(number: int, truth: tuple[str, ...], scores: dict[str, float]) -> Person:
+    best = sorted(scores, key=lambda action: -scores[action])[:GUESSES]
+    missed = [action for action in truth if action in scores and action not in best]
+    red, green, blue = COLOURS[(number - 1) % len(COLOURS)]
+    return Person(
+        number,
+        f"rgb({red} {green} {blue})",
+        truth,
+        [
+            (Bar(action, f"{100 * scores[action]:.1f} %", scores[action]), action in truth)
+            for action in best + missed
+        ],
+        bool(scores),
+    )
+
+
+def _card(frame: KeyFrame, people: list[tuple[Person, NDArray[np.float64]]]) -> KeyFrameCard:
+    """Raises VideoError where the key frame cannot be read."""
+    with VideoReader(frame.path) as reader:
+        row = min(key_row(len(reader), reader.fps, frame.seconds), len(reader) - 1)
+        ((_, image),) = reader.images([row])
+    picture = draw_boxes(image, [box for _, box in people])
+    height, width = picture.shape[:2]
+    encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, QUALITY)
+    )[1]
+    name = f"{frame.video}, {frame.timestamp:g} s"
+    url = data_url(bytes(encoded), "image/jpeg")
+    return KeyFrameCard(name, url, width, height, [person for person, _ in people])
+
+
+def draw_boxes(image: NDArray[np.uint8], boxes: Iterable[NDArray[np.float64]]) -> NDArray[np.uint8]:
+    """A frame, made small, with boxes in the colours of their numbers, which begin with 1.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        boxes: [4] each, x1, y1, x2, y2 as fractions of width and height.
+    """
+    scale = min(1.0, SIDE / max(image.shape[:2]))
+    size = (max(2, round(image.shape[1] * scale)), max(2, round(image.shape[0] * scale)))
+    picture = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    for number, box in enumerate(boxes, start=1):
+        colour = COLOURS[(number - 1) % len(COLOURS)]
+        x1, y1, x2, y2 = (box * np.tile(np.array(size) - 1, 2)).round().astype(int).tolist()
+        cv2.rectangle(picture, (x1, y1), (x2, y2), (0, 0, 0), 4)
+        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 2)
+        text = str(number)
+        cv2.rectangle(picture, (x1, y1), (x1 + 9 * len(text) + 6, y1 + 16), colour, -1)
+        cv2.putText(
+            picture,
+            text,
+            (x1 + 3, y1 + 13),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.45,
+            (0, 0, 0),
+            1,
+            cv2.LINE_AA,
+        )
+    return np.asarray(picture, np.uint8)
