@@ -171,3 +171,24 @@ def test_rows_and_columns_are_treated_alike() -> None:
     torch.testing.assert_close(
         turned(clips().transpose(3, 4)).view(2, 2, 3, 2, 24), tokens.transpose(2, 3)
     )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_the_pooled_last_block_is_the_mean_of_its_tokens(share: float) -> None:
+    """In value and in gradient, also where samples leave branches out."""
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        frames=4, size=(32, 48), tubelet=2, patch=8, width=16, depth=3, heads=2, final_norm=False
+    ).double()
+    model.set_drop_path(share)
+    clip = torch.randn(5, 3, 4, 32, 48, dtype=torch.float64)
+    weights = torch.randn(16, dtype=torch.float64)
+    found = []
+    for pooled in (lambda: model(clip).mean(1), lambda: model.mean(clip)):
+        torch.manual_seed(1)
+        model.zero_grad()
+        value = pooled()
+        torch.autograd.backward((value * weights).square().sum())
+        found.append([value.detach(), *(p.grad.clone() for p in model.parameters())])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)

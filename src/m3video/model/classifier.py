@@ -32,4 +32,4 @@ class Classifier(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """[B, 3, T, H, W] -> [B, C]."""
-        return cast(Tensor, self.head(self.norm(self.encoder(clip).mean(1))))
+        return cast(Tensor, self.head(self.norm(self.encoder.mean(clip))))

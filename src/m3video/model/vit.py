@@ -106,9 +106,13 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., D]."""
-        return cast(Tensor, self.fc2(gelu(self.fc1(x))))
+    def forward(self, x: Tensor, *, pool: bool = False) -> Tensor:
+        """[B, N, D] -> [B, N, D], or [B, D] with `pool`: the mean over the tokens.
+
+        The second layer treats all tokens alike, so that of their mean is the mean of theirs.
+        """
+        hidden = gelu(self.fc1(x))
+        return cast(Tensor, self.fc2(hidden.mean(1) if pool else hidden))
 
 
 def drop_path(branch: Tensor, share: float) -> Tensor:
@@ -136,10 +140,14 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, x: Tensor, skip: int = 0) -> Tensor:
-        """[B, N, D] -> [B, N - skip, D]: the first `skip` tokens are context, not returned."""
+    def forward(self, x: Tensor, skip: int = 0, *, pool: bool = False) -> Tensor:
+        """[B, N, D] -> [B, N - skip, D]: the first `skip` tokens are context, not returned.
+
+        With `pool`: the mean over those returned, [B, D].
+        """
         x = x[:, skip:] + self._branch(self.attention(self.norm1(x), skip))
-        return x + self._branch(self.mlp(self.norm2(x)))
+        branch = self._branch(self.mlp(self.norm2(x), pool=pool))
+        return (x.mean(1) if pool else x) + branch
 
     def _branch(self, branch: Tensor) -> Tensor:
         return drop_path(branch, self.drop_path) if self.training and self.drop_path else branch
@@ -217,12 +225,21 @@ class VisionTransformer(nn.Module):
         """
         if visible is None and mask is not None:
             visible, _ = split_tokens(mask)
-        patches = self._patches(clip, visible)
-        positions = self.positions if visible is None else self.positions[visible]
-        x = self.patch_embed(patches) + positions
+        x = self._embed(clip, visible)
         for block in self.blocks:
             x = block(x)
         return cast(Tensor, self.norm(x))
+
+    def mean(self, clip: Tensor) -> Tensor:
+        """The mean over all tokens, [B, D]: `forward(clip).mean(1)` up to rounding, for less.
+
+        Only for an encoder without a last norm, which would stand between tokens and mean.
+        """
+        assert isinstance(self.norm, nn.Identity)
+        x = self._embed(clip, None)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return cast(Tensor, self.blocks[-1](x, pool=True))
 
     def place_tokens(self, clip: ClipConfig, position_grid: Grid) -> None:
         """Read clips of this kind, with the table of positions of `position_grid`."""
@@ -244,6 +261,11 @@ class VisionTransformer(nn.Module):
             self.architecture["final_norm"] = False
             return norm
         return nn.LayerNorm(self.width, eps=float(self.architecture["norm_eps"]))
+
+    def _embed(self, clip: Tensor, visible: Tensor | None) -> Tensor:
+        """Patches and their positions: [B, N_visible, D]."""
+        positions = self.positions if visible is None else self.positions[visible]
+        return cast(Tensor, self.patch_embed(self._patches(clip, visible)) + positions)
 
     def _patches(self, clip: Tensor, visible: Tensor | None) -> Tensor:
         """[B, 3, T, H, W] -> [B, N_visible, 3·tubelet·patch²], in (channel, time, row, column)
