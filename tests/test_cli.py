@@ -52,6 +52,9 @@ from tests.train.tiny import tiny_config
             ["pretrain", "--data", "x", "--out", "y", "--train.step", "1"],
             "--train.step: not understood; perhaps --train.steps, --train.",
         ),
+        (["pretrain", "--dta", "x", "--out", "y"], "--dta: not understood; perhaps --data"),
+        (["embed", "x", "--foo", "1", "--out", "y"], "--foo: not understood; missing: --model"),
+        (["pretrain", "--data", "x", "--out", "y", "--clip.size", "64", "a"], "64 a: use INT INT"),
         (["evaluate", "--crops", "2"], "--crops '2': use one of 1, 3, None"),
         (["probe", "--init", "x", "--data", "y", "--shots", "0"], "shots.0: Input should be"),
         (

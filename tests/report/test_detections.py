@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -59,7 +60,8 @@ def write_said(folder: Path, rows: list[str]) -> None:
 def test_a_judged_box_is_the_person_it_overlaps_by_half() -> None:
     near, nowhere = (0.1, 0.1, 0.5, 0.6), (0.0, 0.0, 0.05, 0.05)
     scores = {"a": 0.9, "walk": 0.8, "b": 0.7, "c": 0.6, "talk": 0.1}
-    people = judge(key_frame(Path("film.mp4")), {near: scores, nowhere: {"a": 0.4}})
+    said = {near: scores, nowhere: {"a": 0.4}}
+    people = judge(key_frame(Path("film.mp4")), said, annotated=False)
     first, second, missed = (person for person, _ in people)
     assert first.truth == ("walk", "talk")
     told = [(bar.name, bar.share, right) for bar, right in first.guesses]
@@ -69,15 +71,32 @@ def test_a_judged_box_is_the_person_it_overlaps_by_half() -> None:
         ("b", 0.7, False),
         ("talk", 0.1, True),
     ], "the likeliest three, and what is true of the others"
-    assert (second.truth, second.found) == ((), True)
-    assert (missed.truth, missed.found, missed.guesses) == (("sit",), False, [])
+    assert (second.truth, second.missed) == ((), "")
+    assert (missed.truth, missed.missed, missed.guesses) == (("sit",), "not found", [])
     assert [person.number for person, _ in people] == [1, 2, 3]
     np.testing.assert_allclose(people[2][1], TWO, atol=1e-6)
 
 
 def test_nobody_judged_is_everybody_missed() -> None:
-    people = judge(key_frame(Path("film.mp4")), {})
-    assert [person.found for person, _ in people] == [False, False]
+    people = judge(key_frame(Path("film.mp4")), {}, annotated=True)
+    assert [person.missed for person, _ in people] == ["not judged", "not judged"]
+
+
+def test_a_person_is_found_once_as_frame_map_counts() -> None:
+    again = (0.1, 0.1, 0.5, 0.85)
+    said = {again: {"walk": 0.6}, ONE: {"walk": 0.9}}
+    people = judge(key_frame(Path("film.mp4")), said, annotated=False)
+    assert [person.truth for person, _ in people] == [("walk", "talk"), ("walk", "talk"), ("sit",)]
+    assert [[right for _, right in person.guesses] for person, _ in people] == [[False], [True], []]
+
+
+def test_annotated_boxes_are_their_own_people_however_thin() -> None:
+    frame = key_frame(Path("film.mp4"))
+    thin = replace(frame, boxes=np.array([(0.3, 0.3, 0.3, 0.9), TWO], np.float32))
+    said = {(0.3, 0.3, 0.3, 0.9): {"walk": 0.6}, TWO: {"walk": 0.9}}
+    people = judge(thin, said, annotated=True)
+    assert [person.truth for person, _ in people] == [("walk", "talk"), ("sit",)]
+    assert [person.missed for person, _ in people] == ["", ""]
 
 
 def test_only_the_wanted_lines_are_kept(tmp_path: Path) -> None:
@@ -85,9 +104,26 @@ def test_only_the_wanted_lines_are_kept(tmp_path: Path) -> None:
     write_said(tmp_path, rows)
     said = read_said(tmp_path / "detections.csv", {("film", "902")})
     assert said == {("film", "902"): {ONE: {"walk": 0.5}}}
-    write_said(tmp_path, ["film,902,0.1,0.1,0.5,0.9,walk,much"])
-    with pytest.raises(ValueError, match="much"):
-        read_said(tmp_path / "detections.csv", {("film", "902")})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "film,902,0.1,0.1,0.5,0.9,walk,much",
+        "film,902,0.1,0.1,0.5",
+        "film,902,0.1,walk,0.5",
+        "film,902,nan,0.1,0.5,0.9,walk,0.5",
+        "film,902,0,0,1e12,0.9,walk,0.5",
+        "film,902",
+    ],
+)
+def test_a_damaged_line_is_a_line_on_the_page(tmp_path: Path, row: str) -> None:
+    film = write_video(tmp_path / "film.mp4")
+    write_boxes([key_frame(film)], tmp_path / "boxes.csv")
+    write_said(tmp_path / "e", ["film,902,0.1,0.1,0.5,0.9,walk,0.5", row])
+    shown = key_frame_cards(tmp_path / "e", found(tmp_path / "boxes.csv"))
+    assert not shown.cards
+    assert "detections.csv, line 2: " in shown.notes[0]
 
 
 def test_boxes_are_drawn_where_they_are() -> None:
@@ -100,6 +136,8 @@ def test_boxes_are_drawn_where_they_are() -> None:
     assert abs(columns.max() - 360) <= 2
     assert abs(rows.min() - 120) <= 2
     assert (picture[:110] == 128).all()
+    corner = draw_boxes(np.full((72, 96, 3), 128, np.uint8), [np.array([0.99, 0.99, 1.0, 1.0])])
+    assert (corner == COLOURS[0]).all(2).sum() > 100, "its number is within the picture"
 
 
 def test_the_page_shows_the_frame_at_the_time(tmp_path: Path) -> None:
@@ -114,7 +152,7 @@ def test_the_page_shows_the_frame_at_the_time(tmp_path: Path) -> None:
     (folder / "evaluation.json").write_text(found(data).model_dump_json())
     shown = key_frame_cards(folder, found(data))
     assert [card.name for card in shown.cards] == ["film, 902 s", "film, 902.8 s"]
-    assert shown.notes == ["2 of the 2 key frames with an annotated box, spread over the split."]
+    assert shown.notes == ["2 of the 2 key frames with an annotated box, spread over all."]
     early, late = (picture(card.url)[26:42, 26:32].mean() for card in shown.cards)
     assert early > late + 80
     text = write_report(run).read_text()
@@ -130,6 +168,9 @@ def test_what_cannot_be_shown_is_said(tmp_path: Path) -> None:
     shown = key_frame_cards(tmp_path / "e", found(data))
     assert not shown.cards
     assert shown.notes[0].startswith(f"No key frames can be shown: {data}: No such file")
+    write_boxes([key_frame(tmp_path / "film.mp4", split="train")], data)
+    shown = key_frame_cards(tmp_path / "e", found(data))
+    assert "no box in a key frame of split 'val'" in shown.notes[0]
     write_boxes([key_frame(tmp_path / "gone.mp4")], data)
     shown = key_frame_cards(tmp_path / "e", found(data))
     assert not shown.cards

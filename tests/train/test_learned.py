@@ -33,10 +33,11 @@ def test_the_loss_of_a_guess_is_the_least_that_a_constant_answer_has(smoothing: 
 
 def test_the_last_losses_say_whether_anything_was_learned() -> None:
     guess = math.log(2)
-    assert nothing_learned([guess] * 40, [3, 3], 0) is not None
-    assert nothing_learned([0.1] * 38 + [guess] * 2, [3, 3], 0) is not None
-    assert nothing_learned([guess] * 38 + [0.6] * 2, [3, 3], 0) is None
-    line = nothing_learned([0.7], [3, 3], 0)
+    assert nothing_learned([guess] * 40, 1, [3, 3], 0) is not None
+    assert nothing_learned([0.1] * 38 + [guess] * 2, 1, [3, 3], 0) is not None
+    assert nothing_learned([0.1] * 38 + [guess] * 2, 4, [3, 3], 0) is None, "a whole epoch counts"
+    assert nothing_learned([guess] * 38 + [0.6] * 2, 1, [3, 3], 0) is None
+    line = nothing_learned([0.7], 9, [3, 3], 0)
     assert line is not None
     assert line.startswith("nothing is learned yet: the loss, 0.70, is that of guessing (0.69)")
-    assert nothing_learned([], [3, 3], 0) is None
+    assert nothing_learned([], 1, [3, 3], 0) is None

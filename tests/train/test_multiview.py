@@ -15,9 +15,9 @@ from m3video.errors import CheckpointError, ConfigError
 from m3video.model.checkpoint import save_model
 from m3video.model.classifier import Classifier
 from m3video.model.vit import VisionTransformer
-from m3video.train.multiview import evaluate
+from m3video.train.multiview import evaluate, format_evaluation
 from m3video.video.augment import normalise
-from m3video.video.manifest import load_manifest, write_manifest
+from m3video.video.manifest import Manifest, load_manifest, write_manifest
 from m3video.video.reader import read_frames
 from m3video.video.sampling import segment_starts
 from m3video.video.views import dense_rows, view_crops
@@ -170,6 +170,22 @@ def test_videos_of_one_class_can_be_tested(tmp_path: Path, made_folder: Path) ->
         evaluate(config_of(tmp_path / "m", made_folder, made_folder.parent / "x.mp4" / "e"))
 
 
+def test_a_classifier_that_tells_none_apart_is_told(tmp_path: Path, made_folder: Path) -> None:
+    model = write_classifier(tmp_path / "m", ("left", "right"))
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    save_model(model, tmp_path / "m", CLIP)
+    both = evaluate(config_of(tmp_path / "m", made_folder, tmp_path / "e", segments=1, crops=1))
+    assert "the classifier tells none apart" in format_evaluation(both)
+    one = load_manifest(made_folder, labels_from_folders=True)
+    only = tuple(video for video in one.videos if video.label == "left")
+    write_manifest(Manifest(only), tmp_path / "left.csv")
+    settings = config_of(tmp_path / "m", tmp_path / "left.csv", tmp_path / "f", segments=1, crops=1)
+    result = evaluate(settings)
+    assert result["top1"] == 1.0
+    assert "apart" not in format_evaluation(result)
+
+
 def test_segments_of_a_short_video_are_tested(tmp_path: Path) -> None:
     for label in ("a", "b"):
         write_video(tmp_path / "v" / label / "0.mp4", frames=3)
@@ -229,12 +245,15 @@ def test_videos_that_were_trained_on_are_told(
     manifest = load_manifest(made_folder, labels_from_folders=True)
     write_manifest(manifest, tmp_path / "run" / "manifest.csv")
     views = {"segments": 1, "crops": 1}
-    evaluate(config_of(tmp_path / "run", made_folder, tmp_path / "e", **views))
+    (tmp_path / "link").symlink_to(made_folder)
+    result = evaluate(config_of(tmp_path / "run", tmp_path / "link", tmp_path / "e", **views))
+    assert result["trained_on"] == 4
     said = capsys.readouterr().err
     assert "4 of the 6 videos were trained on" in said
     assert "will be replaced" not in said
-    (tmp_path / "run" / "manifest.csv").unlink()
-    evaluate(config_of(tmp_path / "run", made_folder, tmp_path / "e", **views))
+    (tmp_path / "run" / "manifest.csv").write_text("path,frames\na.mp4,x\n,\n")
+    result = evaluate(config_of(tmp_path / "run", made_folder, tmp_path / "e", **views))
+    assert result["trained_on"] is None, "a damaged list costs no evaluation"
     said = capsys.readouterr().err
     assert "were trained on" not in said
     assert f"the evaluation in {tmp_path / 'e'} will be replaced" in said

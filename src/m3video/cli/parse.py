@@ -17,6 +17,14 @@ from m3video.errors import ConfigError
 
 T = TypeVar("T")
 
+NEAR = 0.6
+"""How alike two names are, 0 to 1, of which one may be meant by the other."""
+_SEQUENCE = re.compile(
+    r"Error parsing (?P<option>\S+): Could not (?:find valid parse for|parse) arguments:? "
+    r"\[(?P<given>.*?)\].* Argument helptext: (?P=option) (?P<kinds>[^a-z]+) (?=[A-Z][a-z])"
+)
+"""tyro on an option of several values: which, what was given, and what kinds of values it has."""
+
 
 def parse(function: Callable[..., T] | type[T], arguments: list[str], *, verb: str) -> T:
     """Let tyro read the arguments; its boxes of error text become one line."""
@@ -36,7 +44,12 @@ def parse(function: Callable[..., T] | type[T], arguments: list[str], *, verb: s
 def _plain(box: str) -> str:
     """The sentence in an error box of tyro, without frames and hints."""
     text = re.sub(r"[╭╰│╮╯─]+|-{3,}", " ", box)  # a terminal without UTF-8 gets dashes
-    text = re.split(r"For full helptext|Argument helptext", " ".join(text.split()))[0]
+    text = " ".join(text.split())
+    sequence = _SEQUENCE.search(text)
+    if sequence is not None:
+        given = sequence["given"].replace("'", "").replace(",", "")
+        return f"{sequence['option']} {given}: use {sequence['kinds']}"
+    text = re.split(r"For full helptext|Argument helptext", text)[0]
     if "Unrecognized options: " in text:
         return _unknown_option(text)
     choice = re.search(r"invalid choice (.+) for argument '(\S+)'\. Expected one of \((.+)\)", text)
@@ -48,7 +61,9 @@ def _plain(box: str) -> str:
     text = re.sub(r"For further information visit \S+", "", text)
     text = re.sub(r"Error parsing ([\w.-]+): +(Value error, )?", r"\1: ", text)
     text = re.sub(
-        r"(\S+): no type matching (.+?) could be instantiated from \[(.+)\]\. .*", _kind, text
+        r"(\S+): no type matching (.+?) could be instantiated from \[(.+?)\]\. Got errors:.*",
+        _kind,
+        text,
     )
     for title in ("Value error ", "Parsing error ", "Required options "):
         text = text.removeprefix(title).removeprefix(" " + title)
@@ -58,14 +73,20 @@ def _plain(box: str) -> str:
 
 
 def _unknown_option(text: str) -> str:
-    """The first option that there is not, and those that tyro finds alike, the nearest first."""
-    given, _, alike = text.rpartition("Unrecognized options: ")[2].partition("Perhaps you meant:")
-    name = given.split(",")[0].strip()
-    known = sorted(
-        set(re.findall(r"(?<!\S)--[\w.-]+", alike)),
-        key=lambda other: -SequenceMatcher(None, name, other).ratio(),
+    """The first option that there is not, and what may be meant: the nearest first."""
+    before, _, rest = text.rpartition("Unrecognized options: ")
+    given, _, alike = rest.partition("Perhaps you meant:")
+    name = re.split(r"[ ,=]", given.strip(), maxsplit=1)[0]
+    missing = re.findall(r"(?:Missing from [^:]+:|\(required\)) (--[\w.-]+|PATH|STR)", before)
+    known = {*missing, *re.findall(r"(?<!\S)--[\w.-]+", alike)}
+    nearness = {option: SequenceMatcher(None, name, option).ratio() for option in known}
+    near = sorted((o for o in known if nearness[o] > NEAR), key=lambda o: -nearness[o])
+    others = [option for option in missing if option not in near]
+    return (
+        f"{name}: not understood"
+        + (f"; perhaps {', '.join(near)}" if near else "")
+        + (f"; missing: {', '.join(others)}" if others else "")
     )
-    return f"{name}: not understood" + (f"; perhaps {', '.join(known)}" if known else "")
 
 
 def _kind(match: re.Match[str]) -> str:

@@ -16,9 +16,11 @@ from m3video.report.evaluation import Detected
 from m3video.report.film import data_url
 from m3video.report.probes import Bar
 from m3video.train.detect_clips import key_row
-from m3video.train.detect_map import IOU, overlaps
-from m3video.video.datasets.boxes import KeyFrame, read_boxes
+from m3video.train.detect_evaluate import ANNOTATED, DETECTIONS
+from m3video.train.detect_map import IOU, match, overlaps
+from m3video.video.datasets.boxes import Box, KeyFrame, parse_box, read_boxes
 from m3video.video.reader import VideoReader
+from m3video.video.views import naming
 
 SHOWN = 6
 """Key frames on the page."""
@@ -26,6 +28,8 @@ TRIES = 12
 """Key frames that are tried before fewer are shown."""
 GUESSES = 3
 """The likeliest actions of a person that are told."""
+NAMED = 5
+"""Key frames that cannot be shown that are named."""
 SIDE = 480
 """Pixels of a picture's longer side at most."""
 QUALITY = 85  # of JPEG
@@ -34,7 +38,7 @@ COLOURS = ((255, 150, 60), (80, 190, 255), (150, 220, 90), (240, 110, 170), (250
 
 Place = tuple[str, str]
 """Id of the video and timestamp, as detections.csv writes them."""
-Said = dict[tuple[float, ...], dict[str, float]]
+Said = dict[Box, dict[str, float]]
 """Box of a person -> action -> score."""
 
 
@@ -47,14 +51,14 @@ class Person:
         colour: of the box, as CSS.
         truth: the annotated actions; empty where nobody is annotated in the box.
         guesses: bars of the likeliest actions, and whether each is right.
-        found: whether the box was judged; one that a detector of people missed was not.
+        missed: why nothing was said of the box, where nothing was.
     """
 
     number: int
     colour: str
     truth: tuple[str, ...]
     guesses: list[tuple[Bar, bool]]
-    found: bool
+    missed: str
 
 
 @dataclass(frozen=True)
@@ -89,24 +93,28 @@ def key_frame_cards(folder: Path, found: Detected) -> KeyFrameCards:
             for frame in read_boxes(found.data)
             if frame.split == found.split and len(frame.boxes)
         ]
+        if not frames:
+            raise ManifestError(f"{found.data}: no box in a key frame of split {found.split!r}")
         chosen = _spread(frames, TRIES)
-        said = read_said(folder / "detections.csv", {_place(frame) for frame in chosen})
-    except (ManifestError, OSError, ValueError) as error:
+        said = read_said(folder / DETECTIONS, {_place(frame) for frame in chosen})
+    except (ManifestError, OSError, csv.Error) as error:
         return KeyFrameCards([], [f"No key frames can be shown: {' '.join(str(error).split())}"])
     cards: list[KeyFrameCard] = []
-    notes = []
+    gone = []
     for frame in chosen:
         if len(cards) == SHOWN:
             break
-        people = judge(frame, said.get(_place(frame), {}))
+        people = judge(frame, said.get(_place(frame), {}), annotated=found.boxes == ANNOTATED)
         try:
             cards.append(_card(frame, people))
         except VideoError as error:
-            notes.append(f"Cannot be shown: {error}")
-    if cards:
-        count = f"{len(cards)} of the {len(frames):,}"
-        notes.insert(0, f"{count} key frames with an annotated box, spread over the split.")
-    return KeyFrameCards(cards, notes)
+            gone.append(f"Cannot be shown: {error}")
+    notes = [
+        f"{len(cards)} of the {len(frames):,} key frames with an annotated box, spread over all."
+    ]
+    if len(gone) > NAMED:
+        gone = [*gone[:NAMED], f"Nor can {len(gone) - NAMED} more."]
+    return KeyFrameCards(cards, (notes if cards else []) + gone)
 
 
 def _place(frame: KeyFrame) -> Place:
@@ -124,61 +132,86 @@ def read_said(path: Path, wanted: set[Place]) -> dict[Place, Said]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: a line of these key frames cannot be understood.
+        csv.Error: it is no CSV.
+        ManifestError: a line of these key frames cannot be understood.
     """
     said: dict[Place, Said] = {}
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        for cells in csv.reader(file):
-            if tuple(cells[:2]) in wanted:
-                video, timestamp, *box, action, score = cells
-                boxes = said.setdefault((video, timestamp), {})
-                boxes.setdefault(tuple(map(float, box)), {})[action] = float(score)
+        for line, cells in enumerate(csv.reader(file), start=1):
+            if tuple(cells[:2]) not in wanted:
+                continue
+            where = f"{path}, line {line}"
+            try:
+                video, timestamp, *box, action, text = cells
+                score = float(text)
+            except ValueError:
+                raise ManifestError(f"{where}: not a box, an action and a score") from None
+            boxes = said.setdefault((video, timestamp), {})
+            boxes.setdefault(parse_box(box, where), {})[action] = score
     return said
 
 
-def judge(frame: KeyFrame, said: Said) -> list[tuple[Person, NDArray[np.float64]]]:
-    """The people of a key frame and their boxes [4]: those that were judged, then those missed.
+def judge(
+    frame: KeyFrame, said: Said, *, annotated: bool
+) -> list[tuple[Person, NDArray[np.float64]]]:
+    """The people of a key frame and their boxes [4]: those that were judged, then the others.
 
-    A judged box is the annotated person whom it overlaps most, by half or more; nobody else is.
+    What is said of a box is right as frame mAP has it.
+
+    Args:
+        frame: the key frame.
+        said: what was said of each judged box.
+        annotated: whether the judged boxes are the annotated ones, in their order. Else a box is
+            the annotated person whom it overlaps most, by half or more.
     """
+    truth = frame.boxes.astype(np.float64)
     boxes = np.array(list(said), np.float64).reshape(-1, 4)
-    shared = overlaps(boxes, frame.boxes.astype(np.float64))
-    shared[shared < IOU] = 0
-    people: list[tuple[tuple[str, ...], dict[str, float], NDArray[np.float64]]] = []
-    known: set[int] = set()
-    for box, scores, row in zip(boxes, said.values(), shared, strict=True):
-        nearest = int(row.argmax())
-        truth = frame.labels[nearest] if row[nearest] else ()
-        known |= {nearest} if truth else set()
-        people.append((truth, scores, box))
-    for number, box in enumerate(frame.boxes.astype(np.float64)):
-        if number not in known:
-            people.append((frame.labels[number], {}, box))
+    shared = overlaps(boxes, truth)
+    if annotated and len(boxes) == len(truth):
+        owners: list[int | None] = list(range(len(truth)))
+    else:
+        owners = [int(row.argmax()) if row.max(initial=0) >= IOU else None for row in shared]
+    actions = {action for scores in said.values() for action in scores}
+    right = {action: _right(action, list(said.values()), boxes, frame) for action in actions}
+    people: list[tuple[tuple[str, ...], list[tuple[str, float, bool]], NDArray[np.float64]]] = []
+    for row, (owner, scores) in enumerate(zip(owners, said.values(), strict=True)):
+        told = [(action, score, bool(right[action][row])) for action, score in scores.items()]
+        people.append((() if owner is None else frame.labels[owner], told, boxes[row]))
+    for number, box in enumerate(truth):
+        if number not in owners:
+            people.append((frame.labels[number], [], box))
+    why = "not judged" if annotated else "not found"
     return [
-        (_person(number, truth, scores), box)
-        for number, (truth, scores, box) in enumerate(people, start=1)
+        (_person(number, labels, told, "" if told else why), box)
+        for number, (labels, told, box) in enumerate(people, start=1)
     ]
 
 
-def _person(number: int, truth: tuple[str, ...], scores: dict[str, float]) -> Person:
-    best = sorted(scores, key=lambda action: -scores[action])[:GUESSES]
-    missed = [action for action in truth if action in scores and action not in best]
+def _right(
+    action: str, said: Sequence[dict[str, float]], boxes: NDArray[np.float64], frame: KeyFrame
+) -> NDArray[np.bool_]:
+    """Of which judged boxes it is right to say this action: bool [n]."""
+    rows = [number for number, labels in enumerate(frame.labels) if action in labels]
+    scores = np.array([found.get(action, 0.0) for found in said])
+    return match(scores, boxes, frame.boxes[rows].astype(np.float64))
+
+
+def _person(
+    number: int, truth: tuple[str, ...], told: Sequence[tuple[str, float, bool]], missed: str
+) -> Person:
+    ranked = sorted(told, key=lambda entry: -entry[1])
+    shown = ranked[:GUESSES] + [entry for entry in ranked[GUESSES:] if entry[0] in truth]
     red, green, blue = COLOURS[(number - 1) % len(COLOURS)]
-    return Person(
-        number,
-        f"rgb({red} {green} {blue})",
-        truth,
-        [
-            (Bar(action, f"{100 * scores[action]:.1f} %", scores[action]), action in truth)
-            for action in best + missed
-        ],
-        bool(scores),
-    )
+    guesses = [
+        (Bar(action, f"{100 * score:.1f} %", min(max(score, 0.0), 1.0)), right)
+        for action, score, right in shown
+    ]
+    return Person(number, f"rgb({red} {green} {blue})", truth, guesses, missed)
 
 
 def _card(frame: KeyFrame, people: list[tuple[Person, NDArray[np.float64]]]) -> KeyFrameCard:
     """Raises VideoError where the key frame cannot be read."""
-    with VideoReader(frame.path) as reader:
+    with naming(frame.path), VideoReader(frame.path) as reader:
         row = min(key_row(len(reader), reader.fps, frame.seconds), len(reader) - 1)
         ((_, image),) = reader.images([row])
     picture = draw_boxes(image, [box for _, box in people])
@@ -207,7 +240,9 @@ def draw_boxes(image: NDArray[np.uint8], boxes: Iterable[NDArray[np.float64]]) -
         cv2.rectangle(picture, (x1, y1), (x2, y2), (0, 0, 0), 4)
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 2)
         text = str(number)
-        cv2.rectangle(picture, (x1, y1), (x1 + 9 * len(text) + 6, y1 + 16), colour, -1)
+        tag = (9 * len(text) + 6, 16)
+        x1, y1 = min(x1, size[0] - tag[0]), min(y1, size[1] - tag[1])
+        cv2.rectangle(picture, (x1, y1), (x1 + tag[0], y1 + tag[1]), colour, -1)
         cv2.putText(
             picture,
             text,

@@ -62,6 +62,7 @@ class Classified(_Read):
     per_class: list[ClassAccuracy]
     data: str = ""
     split: str = ""
+    trained_on: Count | None = None
     views: dict[str, Any] = {}
     left_out: list[tuple[str, str]] = []
     unreadable: list[tuple[str, str]] = []
@@ -206,6 +207,8 @@ def _classified(place: str, folder: Path, found: Classified) -> Section:
     ]
     of_split = f" of split {found.split}" if found.split else ""
     note = f"{found.videos:,} videos{of_split}, {found.classes:,} classes{_views(found.views)}."
+    if found.trained_on:
+        note += f" {found.trained_on:,} of them were trained on: of these it is no test."
     missing = [] if (folder / PREDICTIONS).exists() else [f"{PREDICTIONS} is missing."]
     left_out = found.left_out + found.unreadable
     try:

@@ -128,8 +128,8 @@ def write_report(run: Path) -> Path:
     The page shows the key figures, loss curves, probe results (`probe*.json`, `comparison.json`),
     the config, the environment and the unreadable videos; of a pre-training a few clips with what
     the model predicts for them; of a classifier or a detector what its evaluations in the run
-    directory say. It reads no other file and no network, but for the videos that it shows. What a
-    run lacks is said or left out, so it can be one that is still going.
+    directory say. It reads no network, and of other files only the videos that it shows and their
+    boxes. What a run lacks is said or left out, so it can be one that is still going.
 
     Raises:
         CheckpointError: `run` is not a run directory, or its checkpoint does not fit its config.

@@ -96,7 +96,7 @@ def study(
         try:
             runner(ready, book, _Share.of(jobs), deadline)
         except KeyboardInterrupt:
-            book.say("interrupted: the cells under way are saved, and the same command goes on")
+            book.say("interrupted: the same command goes on from what is saved")
             raise
     left = [task for task in todo if task.name not in book.tried]
     if left:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from m3video.train.multiview import (
     shapes_tests,
     video_tests,
 )
+from m3video.train.optim import steps_per_epoch
 from m3video.train.probe import untrained_like
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
@@ -110,7 +112,9 @@ def finetune(config: FinetuneConfig) -> Path:
         console,
         less="train.batch or augment.repeats",
     ).go()
-    warning = nothing_learned(run.losses(), sets.counts, config.train.label_smoothing)
+    settings = config.train
+    epoch = math.ceil(steps_per_epoch(len(sets.train), settings.batch) / settings.log_every)
+    warning = nothing_learned(run.losses(), epoch, sets.counts, settings.label_smoothing)
     if warning is not None:
         say(console, warning)
     if sets.tests is not None:

@@ -40,6 +40,10 @@ from m3video.video.augment import normalise
 from m3video.video.datasets.boxes import KeyFrame, parse_box
 from m3video.video.loader import Clips, make_eval_loader
 
+DETECTIONS = "detections.csv"
+"""The file of what was said, in the folder of an evaluation."""
+ANNOTATED = "annotated"
+"""What evaluation.json calls the boxes where they are not those of a detector of people."""
 PERSON_FIELDS = 8
 """video_id, timestamp, x1, y1, x2, y2, an action that is not read, score."""
 
@@ -101,9 +105,9 @@ def evaluate_detector(config: DetectEvaluateConfig) -> dict[str, Any]:
     by_name.update(dict.fromkeys(unknown, 0.0))
     result = {
         "model": str(config.model),
-        "data": str(config.data),
+        "data": str(config.data.absolute()),
         "split": config.split,
-        "boxes": "annotated" if config.detections is None else str(config.detections),
+        "boxes": ANNOTATED if config.detections is None else str(config.detections),
         "map": fmean(by_name.values()),
         "actions": by_name,
         "unknown": unknown,
@@ -112,7 +116,7 @@ def evaluate_detector(config: DetectEvaluateConfig) -> dict[str, Any]:
         "judged": sum(map(len, said.scores)),
         "unreadable": [list(entry) for entry in said.unreadable],
     }
-    write_whole(config.out / "detections.csv", _csv(frames, found, model.labels))
+    write_whole(config.out / DETECTIONS, _csv(frames, found, model.labels))
     write_json(config.out / EVALUATION, result)
     return result
 

@@ -23,15 +23,19 @@ def guess_loss(counts: Sequence[int], smoothing: float) -> float:
     return -sum(share * math.log(share) for share in shares if share)
 
 
-def nothing_learned(losses: Sequence[float], counts: Sequence[int], smoothing: float) -> str | None:
+def nothing_learned(
+    losses: Sequence[float], epoch: int, counts: Sequence[int], smoothing: float
+) -> str | None:
     """A line that says so where the loss has not fallen below a guess's; else None.
 
     Args:
-        losses: of the steps; the mean of the last twentieth counts.
+        losses: in order; the mean of the last twentieth counts, or of the last epoch if it is more:
+            of less than all videos it would depend on which classes came last.
+        epoch: losses of an epoch.
         counts: as for `guess_loss`.
         smoothing: as for `guess_loss`.
     """
-    last = losses[-max(1, len(losses) // 20) :]
+    last = losses[-max(epoch, len(losses) // 20) :]
     guess = guess_loss(counts, smoothing)
     if not last or sum(last) / len(last) < NEAR * guess:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,13 @@ from m3video.config import (
     Sampling,
     load_config,
 )
-from m3video.errors import ConfigError, VideoError
+from m3video.errors import ConfigError, M3VideoError, VideoError
 from m3video.model.checkpoint import load_classifier
 from m3video.model.classifier import Classifier
 from m3video.train.classified import EVALUATION, check_folder, write_evaluation
 from m3video.train.labelled import TEST_OFFSET, shapes_test
 from m3video.train.labelled_videos import read_labelled, tested_videos, training_videos
-from m3video.train.loop import absolute, cores_shared, say
+from m3video.train.loop import cores_shared, say
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
 from m3video.train.views import predict_views
@@ -61,7 +62,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Test a classifier and write evaluation.json, predictions.csv and confusion.json.
 
     Returns:
-        What evaluation.json holds: model, data, split, views, left_out (path and reason of the
+        What evaluation.json holds: model, data, split, trained_on (how many of the videos the run
+        was trained on; null where that is not known), views, left_out (path and reason of the
         videos with a view that could not be read; they are not counted), unreadable (the same of
         those that could not even be opened, in any split), and what `accuracies` gives.
 
@@ -86,9 +88,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     else:
         manifest = read_labelled(config.data, config.workers, console, least=1)
         split, videos = tested_videos(manifest, config, model.labels)
-        known = 0 if trained is None else len(_trained_on(trained) & {v.path for v in videos})
-        if known:
-            say(console, f"{known} of the {len(videos)} videos were trained on: no test of these")
+        trained_on = _trained_on(trained, videos)
+        if trained_on:
+            say(console, f"{trained_on} of the {len(videos)} videos were trained on")
         views = None if trained is None else trained.views
         tests = video_tests(
             videos,
@@ -99,6 +101,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             crops=config.crops or (views.crops if views else 3),
             facts={
                 "split": split,
+                "trained_on": trained_on,
                 "unreadable": [[str(e.path), e.reason] for e in manifest.unreadable],
             },
         )
@@ -219,12 +222,16 @@ def _training_config(model: Path) -> FinetuneConfig | None:
     return None
 
 
-def _trained_on(config: FinetuneConfig) -> set[Path]:
-    """The videos of a run that it was trained on; none where its manifest is gone."""
-    listing = RunDirectory(config.out).manifest
-    if not listing.is_file():
-        return set()
-    return {video.path for video in training_videos(absolute(load_manifest(listing)), config)}
+def _trained_on(config: FinetuneConfig | None, videos: Sequence[Video]) -> int | None:
+    """How many of the videos a run was trained on; None where that cannot be told."""
+    if config is None:
+        return None
+    try:
+        known = training_videos(load_manifest(RunDirectory(config.out).manifest), config)
+    except M3VideoError:
+        return None
+    real = {os.path.realpath(video.path) for video in known}
+    return sum(os.path.realpath(video.path) in real for video in videos)
 
 
 class _Chain:
@@ -246,7 +253,8 @@ class _Chain:
 def format_evaluation(result: dict[str, Any]) -> str:
     """Lines for the terminal."""
     left = len(result["left_out"])
-    one = result["answered"] == 1 < result["videos"]
+    tested = sum(row["videos"] > 0 for row in result["per_class"])
+    one = result["answered"] == 1 < tested
     said = "\nall were taken for the same class: the classifier tells none apart" if one else ""
     return (
         f"top-1 {result['top1']:.1%}  top-5 {result['top5']:.1%}  mean over classes "
