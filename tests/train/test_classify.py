@@ -25,6 +25,7 @@ from m3video.recipes import merge
 from m3video.train.classify import finetune
 from m3video.train.classify_step import ClassifierTrainer
 from m3video.train.mixing import draw_mix, mix_clips, mix_labels
+from m3video.train.run import RunDirectory
 from m3video.video.augment import normalise
 from m3video.video.loader import Clips
 from m3video.video.manifest import Manifest, Video, load_manifest, write_manifest
@@ -242,6 +243,20 @@ def test_drop_path_is_on_in_training_and_the_average_is_what_is_tested() -> None
     assert plain.result is plain.model
     parameters = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert parameters == {id(p) for p in trainer.model.parameters() if p.requires_grad}
+
+
+def test_a_run_that_learns_nothing_says_so(
+    init: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finetune(config_of(init, data, tmp_path / "still", train={"lr": 1e-9}))
+    assert "nothing is learned yet: the loss, 0.69, is that of guess" in capsys.readouterr().err
+    monkeypatch.setattr(RunDirectory, "losses", lambda run: [0.69, 0.3, 0.2, 0.2, 0.1, 0.1])
+    finetune(config_of(init, data, tmp_path / "learns"))
+    assert "nothing is learned" not in capsys.readouterr().err
 
 
 def test_scratch_keeps_the_architecture_and_draws_the_weights(
