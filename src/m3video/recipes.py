@@ -148,17 +148,19 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "m3": Recipe(
-        "Ours, chosen by a study of combinations: optical flow and where points go, tube mask 0.9; "
-        "every second point in x and y is followed, the others interpolated.",
+        "Ours, chosen by a study of combinations: TrackMAE's targets and masks, and optical flow: "
+        "pixels, flow and where points go, a decoder of one block each.",
         merge(
             _MME_BASE,
             {
-                "mask": {"ratio": 0.9},
+                "mask": {"kind": "motion-bins", "ratio": 0.9, "high": 0.5},
                 "motion": {"upsample": 2},
                 "targets": {
+                    "pixel": {"weight": 1.0},
                     "flow": {"weight": 1.0},
                     "trajectory": {"weight": 1.0, "normalise": "none", "scale": 4.0},
                 },
+                "model": {"decoders": "per-target"},
             },
         ),
     ),
