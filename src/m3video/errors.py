@@ -2,7 +2,13 @@
 
 
 class M3VideoError(Exception):
-    """Base of the errors that the command line shows as one line, with exit code 2."""
+    """Base of the errors that the command line shows as one line, with exit code 2.
+
+    Attributes:
+        said: whether another process of the run shows it.
+    """
+
+    said = False
 
 
 class ConfigError(M3VideoError):

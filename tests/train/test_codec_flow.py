@@ -10,7 +10,8 @@ import torch
 
 from m3video.errors import VideoError
 from m3video.train.pretrain import pretrain
-from m3video.train.step import StepResult, Trainer
+from m3video.train.step import Trainer
+from m3video.train.update import StepResult
 from m3video.video.loader import Clips
 from tests.train.tiny import read_metrics, tiny_config
 from tests.video.made_clips import write_clip

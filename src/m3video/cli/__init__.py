@@ -19,6 +19,7 @@ from m3video.cli.classify import evaluate, finetune
 from m3video.cli.detect import detect
 from m3video.cli.find import browse, embed, search
 from m3video.cli.index import index
+from m3video.cli.launch import launch, main_process
 from m3video.cli.parse import option, overview, parse
 from m3video.cli.probe import probe
 from m3video.cli.resume import given_config
@@ -61,11 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("", f"unknown verb {verb!r}: use one of {', '.join(VERBS)}")
     try:
         return VERBS[verb](rest)
-    except RunFailedError as error:
-        _complain(verb, str(error))
-        return 1
     except M3VideoError as error:
-        return _complain(verb, str(error))
+        code = 1 if isinstance(error, RunFailedError) else 2
+        return code if error.said else _complain(verb, str(error), code)
     except KeyboardInterrupt:
         print(f"m3video {verb}: interrupted", file=sys.stderr)
         return 130
@@ -78,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(verb, f"{where}{error.strerror}")
 
 
-def _complain(verb: str, message: str) -> int:
+def _complain(verb: str, message: str, code: int = 2) -> int:
     print(f"m3video{' ' + verb if verb else ''}: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return code
 
 
 def _pretrain_defaults(arguments: list[str]) -> PretrainConfig:
@@ -125,10 +124,15 @@ def _pretrain(arguments: list[str]) -> int:
         return settings
 
     settings = parse(read, arguments, verb="pretrain")
+    code = launch(settings.devices, ["pretrain", *arguments], settings.out)
+    if code is not None:
+        return code
     from m3video.report.page import write_report
     from m3video.train.pretrain import pretrain
 
     run = pretrain(settings)
+    if not main_process():
+        return 0
     page = write_report(run)
     print(f"encoder: {run / 'model'}\nreport:  {page}")
     return 0

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from m3video.cli.launch import launch, main_process
 from m3video.cli.parse import option, parse
 from m3video.cli.resume import given_config
 from m3video.config import EvaluateConfig, FinetuneConfig
@@ -43,11 +44,16 @@ def finetune(arguments: list[str]) -> int:
         return settings
 
     settings = parse(read, arguments, verb="finetune")
+    code = launch(settings.devices, ["finetune", *arguments], settings.out)
+    if code is not None:
+        return code
     from m3video.report.confusion import write_confusion
     from m3video.report.page import write_report
     from m3video.train.classify import finetune
 
     run = finetune(settings)
+    if not main_process():
+        return 0
     print(f"classifier: {run / 'model'}")
     if (run / "evaluation").is_dir():
         print(f"evaluation: {write_confusion(run / 'evaluation').parent}")
@@ -58,10 +64,15 @@ def finetune(arguments: list[str]) -> int:
 def evaluate(arguments: list[str]) -> int:
     """Test a classifier on labelled videos, on several views of each."""
     config = parse(EvaluateConfig, arguments, verb="evaluate")
+    code = launch(config.devices, ["evaluate", *arguments])
+    if code is not None:
+        return code
     from m3video.report.confusion import write_confusion
     from m3video.train.multiview import evaluate, format_evaluation
 
     result = evaluate(config)
+    if not main_process():
+        return 0
     print(format_evaluation(result))
     print(f"evaluation: {write_confusion(config.out).parent}")
     return 0

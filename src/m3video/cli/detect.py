@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from m3video.cli.launch import launch, main_process
 from m3video.cli.parse import overview, parse
 from m3video.cli.resume import given_config
 from m3video.config import DetectEvaluateConfig, DetectTrainConfig
@@ -52,10 +53,15 @@ def _train(arguments: list[str]) -> int:
         return settings
 
     settings = parse(read, arguments, verb="detect train")
+    code = launch(settings.devices, ["detect", "train", *arguments], settings.out)
+    if code is not None:
+        return code
     from m3video.report.page import write_report
     from m3video.train.detect import train_detector
 
     run = train_detector(settings)
+    if not main_process():
+        return 0
     print(f"detector: {run / 'model'}\nreport:   {write_report(run)}")
     return 0
 

@@ -53,6 +53,9 @@ class DetectTrainConfig(Config):
     """The run directory."""
     resume: bool = False
     """Go on with the interrupted run in `out`."""
+    devices: int = Field(1, ge=1)
+    """Processes to start on this machine, each with a GPU of its own where there are any. Under
+    torchrun, leave it at 1."""
     split: str = "train"
     """The key frames to learn from: those that the column `split` names so."""
     frames: int | None = Field(None, ge=1)

@@ -130,6 +130,9 @@ class FinetuneConfig(Config):
     """The run directory."""
     resume: bool = False
     """Go on with the interrupted run in `out`."""
+    devices: int = Field(1, ge=1)
+    """Processes to start on this machine, each with a GPU of its own where there are any. Under
+    torchrun, leave it at 1."""
     scratch: bool = False
     """Keep only the architecture of `init`: the weights are fresh."""
     labels: int | None = Field(None, ge=1)
@@ -187,6 +190,9 @@ class EvaluateConfig(Config):
     """Data worker processes."""
     device: str = "auto"
     """auto, cpu, cuda, or any torch device."""
+    devices: int = Field(1, ge=1)
+    """Processes to start on this machine, each with a GPU of its own where there are any. Under
+    torchrun, leave it at 1."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU, fp32 on a CPU."""
     shapes: LabelledShapesConfig = LabelledShapesConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from m3video.config.base import Config, load_config
 from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
@@ -23,6 +23,9 @@ class PretrainConfig(Config):
     """The run directory."""
     resume: bool = False
     """Go on with the interrupted run in `out`."""
+    devices: int = Field(1, ge=1)
+    """Processes to start on this machine, each with a GPU of its own where there are any. Under
+    torchrun, leave it at 1."""
     init: Path | None = None
     """Start from the weights of this run or model directory."""
     clip: ClipConfig = ClipConfig()

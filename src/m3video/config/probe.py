@@ -58,6 +58,9 @@ class ProbeConfig(Config):
     """Clips at a time through the encoder."""
     workers: int = Field(2, ge=0)
     """Data worker processes."""
+    devices: int = Field(1, ge=1)
+    """Processes to start on this machine, each with a GPU of its own where there are any. Under
+    torchrun, leave it at 1."""
     device: str = "auto"
     """auto, cpu, cuda, or any torch device."""
     seed: int = Field(0, ge=0, lt=2**63)

@@ -62,6 +62,11 @@ class TrainConfig(Config):
     """auto: bf16 autocast on a GPU, fp32 on a CPU."""
     compile: bool = False
     """Run the model through torch.compile."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: ddp, all weights on each device; fsdp, a part of them on each, for
+    models that are too large (L and H)."""
+    recompute: bool = False
+    """Keep no activations inside of blocks: less memory, a third more time."""
     device: str = "auto"
     """auto, cpu, cuda, or any torch device."""
     seed: int = Field(0, ge=0, lt=2**63)

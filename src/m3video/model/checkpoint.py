@@ -39,7 +39,8 @@ DETECTION = "detection"
 """The key of config.json that makes it a detector."""
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -71,7 +72,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         yield aside
         for written in [*aside.rglob("*"), aside]:
-            _sync(written)
+            sync(written)
         old = path.with_name(f".{path.name}.old")
         _remove(old)
         if path.is_dir() and not aside.is_dir():
@@ -80,7 +81,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             path.rename(old)
         aside.replace(path)
         _remove(old)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         _remove(aside)
         raise
@@ -178,7 +179,10 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str |
 
 
 def save_model(
-    model: VisionTransformer | Classifier | Detector, folder: Path, clip: ClipConfig
+    model: VisionTransformer | Classifier | Detector,
+    folder: Path,
+    clip: ClipConfig,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a model directory, whole or not at all, in place of one that is there.
 
@@ -186,10 +190,12 @@ def save_model(
         model: An encoder, a classifier or a detector, on any device.
         folder: Directory to write.
         clip: The clips that it was trained on.
+        weights: Its state dict, where the model itself holds parts alone.
 
     Raises:
         CheckpointError: the folder holds something that is no model.
     """
+    weights = model.state_dict() if weights is None else weights
     encoder = model if isinstance(model, VisionTransformer) else model.encoder
     config: dict[str, Any] = {
         "m3video": version("m3video"),
@@ -206,13 +212,13 @@ def save_model(
             config["head_norm_eps"] = model.norm.eps
     if (folder / CONFIG).is_file() and read_json(folder / CONFIG) == config:
         # The same model with newer weights: replacing one file is an instant, a directory is not.
-        write_tensors(folder / WEIGHTS, model.state_dict())
+        write_tensors(folder / WEIGHTS, weights)
         return
     if folder.is_dir() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
         raise CheckpointError(f"{folder}: not empty and no model; choose another folder")
     with written_whole(folder) as aside:
         aside.mkdir()
-        write_tensors(aside / WEIGHTS, model.state_dict())
+        write_tensors(aside / WEIGHTS, weights)
         write_json(aside / CONFIG, config)
 
 

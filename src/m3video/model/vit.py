@@ -15,6 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from m3video.config import ClipConfig, one_line
 from m3video.errors import ConfigError
@@ -115,12 +116,15 @@ class Mlp(nn.Module):
         return cast(Tensor, self.fc2(hidden.mean(1) if pool else hidden))
 
 
-def drop_path(branch: Tensor, share: float) -> Tensor:
+def drop_path(branch: Tensor, share: float, part: tuple[int, int] = (0, 1)) -> Tensor:
     """Stochastic depth (arXiv 1603.09382): [B, …], whole samples of it zero with chance `share`.
 
-    The others are divided by 1 − share, so that the mean stays. Draws from torch's generator.
+    The others are divided by 1 − share, so that the mean stays. Draws from torch's generator, for
+    all processes: this one is number `part[0]` of `part[1]`.
     """
-    kept = torch.rand(len(branch), device=branch.device) >= share
+    (rank, size), B = part, len(branch)
+    drawn = torch.rand(size * B, device=branch.device)[rank * B : (rank + 1) * B]
+    kept = drawn >= share
     scale = kept.to(branch.dtype) / (1 - share)
     return branch * scale.view(-1, *[1] * (branch.ndim - 1))
 
@@ -130,11 +134,15 @@ class Block(nn.Module):
 
     Attributes:
         drop_path: chance that a branch is left out for a sample in training.
+        part: (rank, size) of the process, where the batch is dealt out to several.
+        recompute: whether nothing of it is kept for the backward pass but its input.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, norm_eps: float) -> None:
         super().__init__()
         self.drop_path = 0.0
+        self.part = (0, 1)
+        self.recompute = False
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
@@ -145,12 +153,19 @@ class Block(nn.Module):
 
         With `pool`: the mean over those returned, [B, D].
         """
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(self._forward, x, skip, pool, use_reentrant=False))
+        return self._forward(x, skip, pool)
+
+    def _forward(self, x: Tensor, skip: int, pool: bool) -> Tensor:
         x = x[:, skip:] + self._branch(self.attention(self.norm1(x), skip))
         branch = self._branch(self.mlp(self.norm2(x), pool=pool))
         return (x.mean(1) if pool else x) + branch
 
     def _branch(self, branch: Tensor) -> Tensor:
-        return drop_path(branch, self.drop_path) if self.training and self.drop_path else branch
+        if self.training and self.drop_path:
+            return drop_path(branch, self.drop_path, self.part)
+        return branch
 
 
 class VisionTransformer(nn.Module):

@@ -23,6 +23,7 @@ from m3video.train.labelled import LabelledClips, rendered, shapes_test, shapes_
 from m3video.train.pretrain import pretrain
 from m3video.train.probe import probe, probe_metadata, probe_shapes
 from m3video.train.run import RunDirectory
+from m3video.train.step import choose_device
 
 _VERSIONS = ("started", "python", "packages", "git", "platform", "device_name", "torch_threads")
 
@@ -147,7 +148,9 @@ def _probe(task: Task, workers: int | None) -> dict[str, Any]:
     measured = {
         "data": config.data,
         "init": task.name,
-        **probe_shapes(encoder, sets.train, [sets.test], sets.test.textures, here),
+        **probe_shapes(
+            encoder, sets.train, [sets.test], sets.test.textures, here, choose_device(here.device)
+        ),
         "labels": list(sets.train.labels),
     }
     write_json(task.path / f"probe-{MOVING_SHAPES}.json", measured)

@@ -6,6 +6,8 @@
     last                                        a link to the newest of them
     model/                                      the encoder alone, for `load_encoder`
 
+Of a model that is kept in parts (`fsdp`) the first two are in parts, too: see `sharded`.
+
 A checkpoint is written in a hidden directory beside its place, forced to the disk and renamed; then
 `last` is moved, and only then are old ones removed.
 """
@@ -13,21 +15,29 @@ A checkpoint is written in a hidden directory beside its place, forced to the di
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn, optim
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from m3video.errors import CheckpointError
 from m3video.model.checkpoint import (
     load_weights,
     read_json,
     read_tensors,
+    sync,
     write_json,
     write_tensors,
     written_whole,
 )
 from m3video.train.optim import load_state_by_name, state_by_name
+from m3video.train.sharded import ShardedWriter, load_sharded, read_sharded
+from m3video.train.world import World
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -69,10 +79,143 @@ def save_checkpoint(
             write_tensors(aside / MODEL, model.state_dict())
             write_tensors(aside / OPTIMIZER, state_by_name(model, optimizer))
             write_json(aside / STATE, asdict(state))
+    _keep_newest(folder, last, place, keep)
+    return place
+
+
+def _keep_newest(folder: Path, last: Path, place: Path, keep: int) -> None:
+    """Let `last` point at a checkpoint that is whole, and remove old ones."""
     _point(last, place)
     for old in whole_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
-    return place
+
+
+class Checkpoints:
+    """The checkpoints of a run, of whichever kind; every process calls everything.
+
+    Args:
+        folder: where they are.
+        last: the link to the newest.
+        model: of the run; in parts, its checkpoints are in parts and written in the background.
+        optimizer: of the run.
+        keep: how many remain.
+        world: who takes part.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        last: Path,
+        model: nn.Module,
+        optimizer: optim.Optimizer,
+        keep: int,
+        world: World,
+    ) -> None:
+        self._folder, self._last, self._keep = folder, last, keep
+        self._model, self._optimizer = model, optimizer
+        self._world = world
+        self.sharded = in_parts(model)
+        self._writer = ShardedWriter(world) if self.sharded else None
+        self._begun: dict[str, Any] = {}
+        """The counters of the checkpoint that is being written."""
+
+    def resume(self) -> TrainState | None:
+        """Put model and optimiser where the newest checkpoint left them; None where none is.
+
+        Raises:
+            CheckpointError: it is damaged, or does not fit.
+        """
+        place = self.newest()
+        if place is None:
+            return None
+        if not self.sharded and (place / MODEL).exists():
+            return load_checkpoint(place, self._model, self._optimizer)
+        with _fits(place):
+            load_sharded(place, self._model, self._optimizer)
+            return TrainState(**read_json(place / STATE))
+
+    def newest(self) -> Path | None:
+        """The newest whole one; clears away what an interrupted save left."""
+        return self._world.first(lambda: newest_checkpoint(self._folder, self._last))
+
+    def save(self, state: TrainState) -> None:
+        """Write one, or begin to."""
+        if self._writer is None:
+            if self._world.main:
+                save_checkpoint(
+                    self._folder,
+                    self._last,
+                    model=self._model,
+                    optimizer=self._optimizer,
+                    state=state,
+                    keep=self._keep,
+                )
+            return
+        self.appear(wait=True)
+        if self._world.first((self._folder / f"step-{state.step}").exists):
+            return
+        self._begun = asdict(state)
+        self._writer.begin(self._aside(state.step), self._model, self._optimizer)
+
+    def appear(self, *, wait: bool = False) -> None:
+        """Let one that was begun take its place if all of it is written.
+
+        Args:
+            wait: until it is.
+        """
+        if self._writer is None or not self._writer.done(wait=wait) or not self._world.main:
+            return
+        step = self._begun["step"]
+        write_json(self._aside(step) / STATE, self._begun)
+        place = self._folder / f"step-{step}"
+        self._aside(step).replace(place)
+        sync(self._folder)
+        _keep_newest(self._folder, self._last, place, self._keep)
+
+    def _aside(self, step: int) -> Path:
+        return self._folder / f".step-{step}.partial"
+
+
+def in_parts(model: nn.Module) -> bool:
+    """Whether every process holds a part of each weight."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a model, put together where it is in parts; every process calls this."""
+    return {
+        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def part_of(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The state dict of a part of a model, by the prefix of its names."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in weights.items()
+        if name.startswith(prefix)
+    }
+
+
+def checkpoint_weights(place: Path) -> dict[str, Tensor]:
+    """The weights of the model of a checkpoint, of whichever kind, on the CPU.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    return read_tensors(place / MODEL) if (place / MODEL).exists() else read_sharded(place)
+
+
+@contextmanager
+def _fits(place: Path) -> Iterator[None]:
+    """Tell of a checkpoint of another run in one line."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{place}: does not fit this run: {error}; remove it to go on from the one before"
+        ) from error
 
 
 def load_checkpoint(place: Path, model: nn.Module, optimizer: optim.Optimizer) -> TrainState:
@@ -84,13 +227,9 @@ def load_checkpoint(place: Path, model: nn.Module, optimizer: optim.Optimizer) -
     load_weights(model, read_tensors(place / MODEL), place / MODEL)
     moments = read_tensors(place / OPTIMIZER)
     state = read_json(place / STATE)
-    try:
+    with _fits(place):
         load_state_by_name(model, optimizer, moments)
         return TrainState(**state)
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{place}: does not fit this run: {error}; remove it to go on from the one before"
-        ) from error
 
 
 def newest_checkpoint(folder: Path, last: Path) -> Path | None:
@@ -138,14 +277,20 @@ def load_init(model: nn.Module, path: Path) -> list[str]:
         for name, tensor in weights.items()
         if name in own and tensor.shape == own[name].shape
     }
-    model.load_state_dict(taken, strict=False)
+    with torch.no_grad():
+        for name, tensor in taken.items():
+            mine = own[name]
+            if isinstance(mine, DTensor):
+                mine.copy_(distribute_tensor(tensor, mine.device_mesh, mine.placements))
+            else:
+                mine.copy_(tensor)
     return sorted(own.keys() - taken.keys())
 
 
 def _init_weights(path: Path) -> dict[str, Tensor]:
     """By the names of a masked autoencoder."""
-    if (path / "last" / MODEL).exists():
-        weights = read_tensors(path / "last" / MODEL)
+    if (path / "last").is_dir():
+        weights = checkpoint_weights(path / "last")
     else:
         places = [place for place in (path / "model", path) if (place / MODEL).exists()]
         if not places:

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from m3video.config import AugmentConfig, ClipConfig, FinetuneConfig
@@ -45,6 +46,7 @@ from m3video.train.optim import steps_per_epoch
 from m3video.train.probe import untrained_like
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
+from m3video.train.world import World, joined, local_device
 from m3video.video.datasets.flip import flip_changes_labels
 from m3video.video.loader import ClipSource
 from m3video.video.manifest import Manifest, load_manifest
@@ -92,25 +94,30 @@ def finetune(config: FinetuneConfig) -> Path:
         TooManyUnreadableError: more videos could not be read than `train.max_unreadable`.
         KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
     """
-    console = Console(stderr=True)
+    device = choose_device(local_device(config.train.device))
+    with joined(device) as world:
+        return _finetune(config, device, world)
+
+
+def _finetune(config: FinetuneConfig, device: torch.device, world: World) -> Path:
+    console = world.console()
     run = RunDirectory(config.out)
-    if config.resume:
-        run.check_resume(config)
-    else:
-        run.check_free()
-    device = choose_device(config.train.device)
+    config = world.first(lambda: run.opened(config))
     encoder = _encoder(config, run)
-    sets = _open_data(config, encoder.clip, run, console)
-    trainer = ClassifierTrainer(config, encoder, sets.labels, device)
+    sets = _open_data(config, encoder.clip, run, console, world)
+    trainer = ClassifierTrainer(config, encoder, sets.labels, device, world)
     Loop(
         "finetune",
         config,
         run,
         trainer,
         Data(sets.train, AugmentSamples(config.augment), sets.manifest),
-        lambda: save_model(trainer.result, run.model, encoder.clip),
+        lambda weights: save_model(
+            trainer.result, run.model, encoder.clip, trainer.result_weights(weights)
+        ),
         console,
         less="train.batch or augment.repeats",
+        world=world,
     ).go()
     settings = config.train
     epoch = math.ceil(steps_per_epoch(len(sets.train), settings.batch) / settings.log_every)
@@ -127,6 +134,7 @@ def finetune(config: FinetuneConfig) -> Path:
             workers=config.train.workers,
             device=device,
             bf16=trainer.bf16,
+            world=world,
         )
         say(console, format_evaluation(result))
     return run.path
@@ -142,14 +150,16 @@ def _encoder(config: FinetuneConfig, run: RunDirectory) -> VisionTransformer:
 
 
 def _open_data(
-    config: FinetuneConfig, clip: ClipConfig, run: RunDirectory, console: Console
+    config: FinetuneConfig, clip: ClipConfig, run: RunDirectory, console: Console, world: World
 ) -> LabelledSets:
     if config.data == MOVING_SHAPES:
         return _open_shapes(config, clip, console)
     if config.resume:
-        manifest = absolute(load_manifest(run.manifest))
+        manifest = world.first(lambda: absolute(load_manifest(run.manifest)))
     else:
-        manifest = read_labelled(config.data, config.train.workers, console, least=2)
+        manifest = world.first(
+            lambda: read_labelled(config.data, config.train.workers, console, least=2)
+        )
         if config.val_share and not any(split_of(video) for video in manifest.videos):
             manifest = hold_out(manifest, config.val_share, config.train.seed)
     labels = manifest.labels

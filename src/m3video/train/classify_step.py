@@ -10,9 +10,11 @@ from m3video.config import FinetuneConfig
 from m3video.model.classifier import Classifier
 from m3video.model.vit import VisionTransformer
 from m3video.train.augment import ERASED
-from m3video.train.ema import add_average, update_average
+from m3video.train.checkpoint import part_of
+from m3video.train.ema import AVERAGE, add_average, update_average
 from m3video.train.mixing import draw_mix, mix_clips, mix_labels
 from m3video.train.tuning import TuningTrainer
+from m3video.train.world import ALONE, World
 from m3video.video.augment import normalise
 from m3video.video.erasing import erase
 from m3video.video.loader import Clips
@@ -29,16 +31,25 @@ class ClassifierTrainer(TuningTrainer[Classifier]):
         encoder: VisionTransformer,
         labels: tuple[str, ...],
         device: torch.device,
+        world: World = ALONE,
     ) -> None:
         torch.manual_seed(config.train.seed)
-        super().__init__(config, Classifier(encoder, labels), device)
+        model = Classifier(encoder, labels)
+        self._average = None if config.train.ema is None else add_average(model)
+        super().__init__(config, model, device, world)
         self.config = config
-        self._average = None if config.train.ema is None else add_average(self.model)
 
     @property
     def result(self) -> Classifier:
         """What is saved and tested: the average of the weights where there is one."""
         return self.model if self._average is None else self._average
+
+    def result_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of `result`, out of that of `model`."""
+        prefix = f"{AVERAGE}."
+        if self._average is not None:
+            return part_of(weights, prefix)
+        return weights
 
     @torch.no_grad()
     def batch(self, clips: Clips, number: int) -> tuple[Tensor, Tensor]:
@@ -58,8 +69,10 @@ class ClassifierTrainer(TuningTrainer[Classifier]):
             cutmix_share=settings.cutmix_share,
             rng=np.random.default_rng((self.config.train.seed, number)),
         )
-        # A shift of `repeats` mixes samples of different videos.
-        return mix_clips(inputs, mix, repeats), mix_labels(truth, mix, repeats)
+        # A shift of `repeats` mixes samples of different videos: each with one of the next video.
+        others = torch.cat([inputs[repeats:], self.world.next_part(inputs[:repeats])])
+        after = torch.cat([truth[repeats:], self.world.next_part(truth[:repeats])])
+        return mix_clips(inputs, others, mix), mix_labels(truth, after, mix)
 
     def gradients(self, clips: Clips, number: int) -> Tensor:
         """Of equal micro-batches of what `AugmentSamples` has seen; gives the mean loss."""
@@ -67,15 +80,21 @@ class ClassifierTrainer(TuningTrainer[Classifier]):
         parts = self.config.train.accumulate
         smoothing = self.config.train.label_smoothing
         total = torch.zeros((), device=self.device)
-        for clip, labels in zip(inputs.chunk(parts), truth.chunk(parts), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                logits = self._forward(clip)
-            loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-            torch.autograd.backward(loss / parts)
-            total += loss.detach() / parts
-        return total
+        for number, (clip, labels) in enumerate(
+            zip(inputs.chunk(parts), truth.chunk(parts), strict=True), start=1
+        ):
+            with self.parallel.last(number == parts):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    logits = self.parallel.forward(clip)
+                loss = nn.functional.cross_entropy(
+                    logits.float(), labels, label_smoothing=smoothing
+                )
+                share = loss / (parts * self.world.size)
+                self.parallel.backward(share)
+            total += share.detach()
+        return self.world.sum(total)
 
-    def updated(self) -> None:
+    def updated(self, taken: Tensor) -> None:
         """Let the average follow."""
         if self._average is not None and self.config.train.ema is not None:
-            update_average(self._average, self.model, self.config.train.ema)
+            update_average(self._average, self.model, self.config.train.ema, taken)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+import torch
 
 from m3video.config import AugmentConfig, DetectTrainConfig
 from m3video.errors import ConfigError
@@ -24,6 +24,7 @@ from m3video.train.detect_step import DetectorTrainer
 from m3video.train.loop import Data, Loop, say
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
+from m3video.train.world import World, joined, local_device
 from m3video.video.datasets.boxes import KeyFrame, read_boxes, write_boxes
 from m3video.video.datasets.flip import flip_changes_labels
 from m3video.video.loader import Clips
@@ -46,13 +47,15 @@ def train_detector(config: DetectTrainConfig) -> Path:
         TooManyUnreadableError: more videos could not be read than `train.max_unreadable`.
         KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
     """
-    console = Console(stderr=True)
+    device = choose_device(local_device(config.train.device))
+    with joined(device) as world:
+        return _train(config, device, world)
+
+
+def _train(config: DetectTrainConfig, device: torch.device, world: World) -> Path:
+    console = world.console()
     run = RunDirectory(config.out)
-    if config.resume:
-        run.check_resume(config)
-    else:
-        run.check_free()
-    device = choose_device(config.train.device)
+    config = world.first(lambda: run.opened(config))
     kept = config.out / "boxes.csv"
     data = kept if config.resume else config.data
     frames = film_by_film([f for f in split_frames(data, config.split) if len(f.boxes)])
@@ -66,7 +69,7 @@ def train_detector(config: DetectTrainConfig) -> Path:
     if config.augment.flip == "auto":
         flip = not flip_changes_labels(labels)
     augment = AugmentConfig(scales=config.augment.scales, flip=flip)
-    trainer = DetectorTrainer(config, encoder, labels, device)
+    trainer = DetectorTrainer(config, encoder, labels, device, world)
     boxes = sum(len(frame.boxes) for frame in frames)
     say(console, f"{len(frames)} key frames with {boxes} boxes of {len(labels)} actions")
     return Loop(
@@ -80,10 +83,11 @@ def train_detector(config: DetectTrainConfig) -> Path:
             None,
             files=len({frame.path for frame in frames}),
         ),
-        lambda: save_model(trainer.model, run.model, encoder.clip),
+        lambda weights: save_model(trainer.model, run.model, encoder.clip, weights),
         console,
         less="train.batch",
         describe=lambda: write_boxes(frames, kept),
+        world=world,
     ).go()
 
 

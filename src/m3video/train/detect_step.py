@@ -11,6 +11,7 @@ from m3video.model.vit import VisionTransformer
 from m3video.train.detect_clips import ACTIONS, BOXES, PRESENT
 from m3video.train.step import split
 from m3video.train.tuning import TuningTrainer
+from m3video.train.world import ALONE, World
 from m3video.video.augment import normalise
 from m3video.video.loader import Clips
 
@@ -26,9 +27,10 @@ class DetectorTrainer(TuningTrainer[Detector]):
         encoder: VisionTransformer,
         labels: tuple[str, ...],
         device: torch.device,
+        world: World = ALONE,
     ) -> None:
         torch.manual_seed(config.train.seed)
-        super().__init__(config, Detector(encoder, labels), device)
+        super().__init__(config, Detector(encoder, labels), device, world)
         self._parts = config.train.accumulate
 
     def gradients(self, clips: Clips, number: int) -> Tensor:
@@ -37,17 +39,19 @@ class DetectorTrainer(TuningTrainer[Detector]):
         Micro-batches may hold unequal numbers of boxes: each counts by its share.
         """
         clips = clips.to(self.device, non_blocking=True)
-        count = clips.extras[PRESENT].sum()
+        count = self.world.sum(clips.extras[PRESENT].sum())
         total = torch.zeros((), device=self.device)
-        for part in split(clips, self._parts):
+        for number, part in enumerate(split(clips, self._parts), start=1):
             present = part.extras[PRESENT]
             rows = present.nonzero()[:, 0]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                logits = self._forward(normalise(part.frames), part.extras[BOXES][present], rows)
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                logits.float(), part.extras[ACTIONS][present], reduction="none"
-            )
-            share = loss.mean(1).sum() / count
-            torch.autograd.backward(share)
+            boxes = part.extras[BOXES][present]
+            with self.parallel.last(number == self._parts):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    logits = self.parallel.forward(normalise(part.frames), boxes, rows)
+                loss = nn.functional.binary_cross_entropy_with_logits(
+                    logits.float(), part.extras[ACTIONS][present], reduction="none"
+                )
+                share = loss.mean(1).sum() / count
+                self.parallel.backward(share)
             total += share.detach()
-        return total
+        return self.world.sum(total)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
+from torch import Tensor
 
 from m3video.model.classifier import Classifier
 
@@ -24,8 +25,11 @@ def add_average(model: Classifier) -> Classifier:
 
 
 @torch.no_grad()
-def update_average(average: Classifier, model: Classifier, decay: float) -> None:
-    """Count the weights that the model has now."""
+def update_average(
+    average: Classifier, model: Classifier, decay: float, taken: Tensor | None = None
+) -> None:
+    """Count the weights that the model has now, unless `taken` (bool, a scalar) is false."""
     weights = dict(model.named_parameters())
     for name, mean in average.named_parameters():
-        mean.lerp_(weights[name], 1 - decay)
+        followed = mean.lerp(weights[name], 1 - decay)
+        mean.copy_(followed if taken is None else torch.where(taken, followed, mean))

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track as progress
 from torch import Tensor
 
 from m3video.config import ClipConfig
 from m3video.model.vit import VisionTransformer
 from m3video.train.tokens import TokenFile
+from m3video.train.world import ALONE, World
 from m3video.video.augment import normalise
 from m3video.video.loader import ClipSource, make_eval_loader
 
@@ -53,6 +53,7 @@ def extract_features(
     device: torch.device,
     title: str = "features",
     keep: TokenFile | None = None,
+    world: World = ALONE,
 ) -> Features:
     """Encode every clip of `source` once and average over tokens and over the clips of a video.
 
@@ -69,6 +70,8 @@ def extract_features(
         device: where the encoder runs.
         title: the name of the progress bar.
         keep: where the tokens of every clip go; what is there already stays before them.
+        world: the processes that the videos are dealt out to. All get all features; the tokens go
+            to the file of rank 0.
     """
     encoder = encoder.eval().to(device)
     sums = torch.zeros(len(source) // segments, encoder.width)
@@ -76,9 +79,12 @@ def extract_features(
     labels = torch.full((len(source) // segments,), -1)
     unreadable: list[tuple[str, str]] = []
     encoded: list[Tensor] = []
-    loader = make_eval_loader(source, batch=batch, workers=workers)
-    total = -(-len(source) // batch)
-    console = Console(stderr=True)
+    videos = world.deal(range(len(source) // segments))
+    places = range(videos.start * segments, videos.stop * segments)
+    loader = make_eval_loader(source, batch=batch, workers=workers, places=places)
+    total = -(-len(places) // batch)
+    console = world.console()
+    before = 0 if keep is None else len(keep)
     for clips in progress(
         loader,
         description=title,
@@ -102,6 +108,14 @@ def extract_features(
         sums.index_add_(0, video, pooled)
         counts.index_add_(0, video, torch.ones(len(video)))
         labels[video] = clips.label
+    parts = world.gather((sums, counts, labels, unreadable, encoded))
+    sums = torch.stack([part[0] for part in parts]).sum(0)  # a video is that of one process
+    counts = torch.stack([part[1] for part in parts]).sum(0)
+    labels = torch.stack([part[2] for part in parts]).amax(0)
+    unreadable = list(dict.fromkeys(entry for part in parts for entry in part[3]))
+    encoded = [video for part in parts for video in part[4]]
+    if keep is not None:
+        keep.collect(before, world)
     seen = counts > 0
     return Features(
         values=sums[seen] / counts[seen, None],

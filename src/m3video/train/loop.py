@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,26 +22,23 @@ from typing import Protocol
 
 import torch
 from rich.console import Console
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from m3video.errors import (
     ConfigError,
     DivergedError,
+    M3VideoError,
     RunFailedError,
     TooManyUnreadableError,
     VideoError,
 )
-from m3video.train.checkpoint import (
-    TrainState,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from m3video.train.checkpoint import Checkpoints, TrainState, whole_weights
 from m3video.train.interrupt import Interrupt
 from m3video.train.optim import Schedule, steps_per_epoch, total_steps
 from m3video.train.progress import Clock, Display
 from m3video.train.run import MetricsLog, RunConfig, RunDirectory
-from m3video.train.step import StepResult
+from m3video.train.update import StepResult
+from m3video.train.world import ALONE, World
 from m3video.video.loader import Clips, ClipSource, Prepare, make_loader
 from m3video.video.manifest import Manifest
 
@@ -60,6 +58,23 @@ class Steps(Protocol):
     def step(self, clips: Clips, number: int, rate: float) -> StepResult:
         """Train on a batch; leave the model alone if loss or gradient is not finite."""
         ...
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that was taken, and perhaps not read yet.
+
+    Attributes:
+        step: its number.
+        result: what it measured.
+        rate: the learning rate.
+        unreadable: how many videos could not be read up to it.
+    """
+
+    step: int
+    result: StepResult
+    rate: float
+    unreadable: int
 
 
 @dataclass(frozen=True)
@@ -145,10 +160,11 @@ class Loop:
         run: where it is kept.
         trainer: takes the steps.
         data: what it trains on.
-        save_weights: writes `model/`.
+        save_weights: writes `model/`, from the state dict of the trainer's model.
         console: where progress goes.
         less: what needs less memory, for the error that tells.
         describe: writes what else a resumed run must find as it was; called when a run begins.
+        world: the processes that take part; rank 0 alone writes.
     """
 
     def __init__(
@@ -158,11 +174,12 @@ class Loop:
         run: RunDirectory,
         trainer: Steps,
         data: Data,
-        save_weights: Callable[[], None],
+        save_weights: Callable[[dict[str, Tensor]], None],
         console: Console,
         *,
         less: str,
         describe: Callable[[], None] | None = None,
+        world: World = ALONE,
     ) -> None:
         self.verb = verb
         self.config = config
@@ -173,9 +190,16 @@ class Loop:
         self.less = less
         self._save_weights = save_weights
         self._describe = describe
+        self.world = world
+        self.part = world.share(config.train.batch, config.train.accumulate)
+        self.checkpoints = Checkpoints(
+            run.checkpoints, run.last, trainer.model, trainer.optimizer, config.train.keep, world
+        )
         self.steps = total_steps(config.train, len(data.source))
         self.schedule = Schedule.of(config.train, self.steps)
         self.state = TrainState()
+        self.lag = 1 if trainer.device.type == "cuda" else 0
+        self._taken = deque[Taken]()
         self.clock = Clock()
 
     def go(self) -> Path:
@@ -194,23 +218,24 @@ class Loop:
     def _go(self) -> Path:
         device = str(self.trainer.device)
         if self.config.resume:
-            place = newest_checkpoint(self.run.checkpoints, self.run.last)
-            if place is not None:
-                self.state = load_checkpoint(place, self.trainer.model, self.trainer.optimizer)
-            self.run.note_resumption(self.config, self.state.step, device)
+            self.state = self.checkpoints.resume() or self.state
+            if self.world.main:
+                self.run.note_resumption(self.config, self.state.step, device)
             say(self.console, f"resuming {self.run.path} after step {self.state.step}")
         if self.state.step >= self.steps:
             say(self.console, f"{self.run.path}: all {self.steps} steps are done")
-            self.save()
+            self.save(last=True)
             return self.run.path
         with Interrupt() as interrupt:
             batches = iter(self._batches())
-            first = next_batch(batches)  # if the data fails at once, nothing has been written
+            # If the data fails at once, nothing has been written.
+            first = self._together(lambda: next_batch(batches))
             if not self.config.resume:
                 self._check_unreadable(first)
-                if self._describe is not None:
-                    self._describe()
-                self.run.create(self.config, self.data.manifest, device)
+                if self.world.main:
+                    if self._describe is not None:
+                        self._describe()
+                    self.run.create(self.config, self.data.manifest, device)
             self._loop(itertools.chain([first], batches), interrupt)
         return self.run.path
 
@@ -225,36 +250,59 @@ class Loop:
             workers=train.workers,
             prepare=self.data.prepare,
             pin_memory=self.trainer.device.type == "cuda",
+            part=self.part,
         )
 
     def _loop(self, batches: Iterator[Clips], interrupt: Interrupt) -> None:
         config, state = self.config.train, self.state
         display, due = Display(self.console, self.verb, self.steps, state.step), False
-        with MetricsLog(self.run, state.step) as log, display:
+        with self._metrics_log() as log, display:
             while state.step < self.steps:
                 begin = time.perf_counter()
-                clips = self._next_or_save(batches, display)
+                clips = self._next_or_save(batches, log, display)
                 waited = time.perf_counter() - begin
                 rate = self.schedule(state.step + 1)
                 result = self._step(clips, rate)
-                self._count(result, time.perf_counter() - begin, waited)
-                logged = state.step % config.log_every == 0 or state.step == self.steps
-                if logged or not result.finite:
-                    log.write(self._metrics(result, rate))
-                display.update(state.step, result.losses, self._clips_per_second, self.clock)
-                self._stop_if_diverged(result, display)
+                state.step += 1
+                self._taken.append(Taken(state.step, result, rate, len(state.unreadable)))
+                stop = self.world.agree(interrupt.requested)[0]
                 due = due or state.step % config.checkpoint_every == 0
+                read_all = due or stop or state.step == self.steps
+                self._read(log, display, 0 if read_all else self.lag)
+                state.seconds += time.perf_counter() - begin
+                self.clock.add(time.perf_counter() - begin, waited)
+                self.checkpoints.appear()
                 # Weights that the next loss is not finite with must not take a good one's place.
-                if state.step == self.steps or interrupt.requested or (due and result.finite):
-                    log.sync()
-                    self.save()
+                if state.step == self.steps or stop or (due and result.finite):
+                    if log is not None:
+                        log.sync()
+                    self.save(last=stop or state.step == self.steps)
                     due = False
-                if interrupt.requested and state.step < self.steps:
+                if stop and state.step < self.steps:
                     display.say(
                         f"interrupted: saved after step {state.step} of {self.steps}; go on with: "
                         f"m3video {self.verb} {self.run.resume_options}"
                     )
                     raise KeyboardInterrupt
+
+    @contextmanager
+    def _metrics_log(self) -> Iterator[MetricsLog | None]:
+        if not self.world.main:
+            yield None
+            return
+        with MetricsLog(self.run, self.state.step) as log:
+            yield log
+
+    def _read(self, log: MetricsLog | None, display: Display, left: int) -> None:
+        """Read what steps measured, but for the last `left`: these may still be under way."""
+        while len(self._taken) > left:
+            taken = self._taken.popleft()
+            self._count(taken.result)
+            logged = taken.step % self.config.train.log_every == 0 or taken.step == self.steps
+            if log is not None and (logged or not taken.result.finite):
+                log.write(self._metrics(taken))
+            display.update(taken.step, taken.result.losses, self._clips_per_second, self.clock)
+            self._stop_if_diverged(taken, display)
 
     def _step(self, clips: Clips, rate: float) -> StepResult:
         number = self.state.step + 1
@@ -266,60 +314,86 @@ class Loop:
                 f"train.accumulate, or a smaller {self.less}"
             ) from error
 
-    def _next_or_save(self, batches: Iterator[Clips], display: Display) -> Clips:
+    def _next_or_save(
+        self, batches: Iterator[Clips], log: MetricsLog | None, display: Display
+    ) -> Clips:
         """The next batch; when the data fails, what was learnt so far is kept."""
         try:
-            clips = next_batch(batches)
+            clips = self._together(lambda: next_batch(batches))
             self._note_unreadable(clips, display)
         except (VideoError, TooManyUnreadableError, RunFailedError):
+            self._read(log, display, 0)
             if self.state.step:
-                self.save()
+                self.save(last=True)
             raise
         return clips
 
-    def _count(self, result: StepResult, seconds: float, waited: float) -> None:
-        self.state.step += 1
-        self.state.seconds += seconds
-        self.clock.add(seconds, waited)
+    def _together(self, load: Callable[[], Clips]) -> Clips:
+        """What this process loads; all processes know what any could not read, or fail with it."""
+        clips: Clips | None = None
+        error: M3VideoError | None = None
+        try:
+            clips = load()
+        except M3VideoError as raised:
+            error = raised
+        failed, unreadable = self.world.agree(
+            error is not None, clips is not None and bool(clips.unreadable)
+        )
+        if failed:
+            errors = self.world.gather(error)
+            rank, first = next((n, found) for n, found in enumerate(errors) if found is not None)
+            if rank == self.world.rank and error is not None:
+                raise error
+            first.said = True
+            raise first
+        assert clips is not None
+        if unreadable:
+            parts = self.world.gather(clips.unreadable)
+            clips.unreadable = [entry for part in parts for entry in part]
+        return clips
+
+    def _count(self, result: StepResult) -> None:
         self.state.bad_steps += not result.finite
         self.state.bad_in_a_row = 0 if result.finite else self.state.bad_in_a_row + 1
 
     @property
     def _clips_per_second(self) -> float:
-        return self.config.train.batch / self.clock.seconds_per_step
+        seconds = self.clock.seconds_per_step
+        return self.config.train.batch / seconds if seconds else 0.0
 
-    def _metrics(self, result: StepResult, rate: float) -> dict[str, float | int | None]:
+    def _metrics(self, taken: Taken) -> dict[str, float | int | None]:
         """One line of metrics.jsonl; the last three keys are times, all others repeat exactly."""
-        state, taken = self.state, result.finite
+        state, result = self.state, taken.result
         per_epoch = steps_per_epoch(len(self.data.source), self.config.train.batch)
         each = {
             f"loss/{name}": loss if math.isfinite(loss) else None
             for name, loss in result.losses.items()
         }
         return {
-            "step": state.step,
-            "epoch": state.step / per_epoch,
-            "loss": result.loss if taken else None,
+            "step": taken.step,
+            "epoch": taken.step / per_epoch,
+            "loss": result.loss if result.finite else None,
             **each,
-            "lr": rate,
-            "grad_norm": result.grad_norm if taken else None,
+            "lr": taken.rate,
+            "grad_norm": result.grad_norm if result.finite else None,
             "bad_steps": state.bad_steps,
-            "unreadable": len(state.unreadable),
+            "unreadable": taken.unreadable,
             "time": state.seconds,
             "clips_per_second": self._clips_per_second,
             "data_wait": self.clock.data_wait,
         }
 
-    def _stop_if_diverged(self, result: StepResult, display: Display) -> None:
+    def _stop_if_diverged(self, taken: Taken, display: Display) -> None:
         state = self.state
-        if not result.finite:
-            display.say(f"step {state.step}: loss or gradient is not finite; the step is skipped")
+        if not taken.result.finite:
+            display.say(f"step {taken.step}: loss or gradient is not finite; the step is skipped")
         if state.bad_in_a_row >= self.config.train.max_bad_steps:
-            place = newest_checkpoint(self.run.checkpoints, self.run.last)
+            self.checkpoints.appear(wait=True)
+            place = self.checkpoints.newest()
             kept = f"{place} is kept" if place else "there is no checkpoint yet"
             raise DivergedError(
                 f"loss or gradient was not finite {state.bad_in_a_row} steps in a row, up to step "
-                f"{state.step}; {kept}; try a new run (from it with --init) with a lower train.lr, "
+                f"{taken.step}; {kept}; try a new run (from it with --init) with a lower train.lr, "
                 "train.clip_grad, or train.precision fp32"
             )
 
@@ -349,16 +423,21 @@ class Loop:
             for path, reason in new.items():
                 display.say(f"unreadable: {path}: {reason}")
             self.state.unreadable.update(new)
-            self.run.write_unreadable({**self.run.read_unreadable(), **new})
+            if self.world.main:
+                self.run.write_unreadable({**self.run.read_unreadable(), **new})
 
-    def save(self) -> None:
-        """Write a checkpoint, and `model/`."""
-        save_checkpoint(
-            self.run.checkpoints,
-            self.run.last,
-            model=self.trainer.model,
-            optimizer=self.trainer.optimizer,
-            state=self.state,
-            keep=self.config.train.keep,
-        )
-        self._save_weights()
+    def save(self, *, last: bool = False) -> None:
+        """Write a checkpoint, and `model/`.
+
+        Args:
+            last: nothing follows it: wait until it is there. A checkpoint in parts is written in
+                the background else, and `model/`, which is put together for it, with the last.
+        """
+        self.checkpoints.save(self.state)
+        if last:
+            self.checkpoints.appear(wait=True)
+        if last or not self.checkpoints.sharded:
+            weights = whole_weights(self.trainer.model)
+            if self.world.main:
+                self._save_weights(weights)
+            self.world.wait()

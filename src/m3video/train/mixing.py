@@ -1,7 +1,7 @@
 """Mixup and CutMix: two clips, and their labels, become one.
 
-Each sample of a batch is mixed with the one `shift` places further on, round the end; a whole batch
-shares what is drawn, as in the fine-tuning recipes of video transformers.
+Each sample of a batch is mixed with another one, of the next video; a whole batch shares what is
+drawn, as in the fine-tuning recipes of video transformers.
 
     mixup  (arXiv 1710.09412)  x = λ x_i + (1 − λ) x_j            λ of Beta(α, α)
     CutMix (arXiv 1905.04899)  x = x_i with a box of x_j, in all frames; the box has 1 − λ of the
@@ -71,11 +71,10 @@ def _inside(place: float, end: int) -> int:
     return min(max(round(place), 0), end)
 
 
-def mix_clips(clips: Tensor, mix: Mix, shift: int) -> Tensor:
-    """Mix a batch [B, 3, T, H, W] of normalised clips."""
+def mix_clips(clips: Tensor, other: Tensor, mix: Mix) -> Tensor:
+    """Mix a batch [B, 3, T, H, W] of normalised clips with others."""
     if mix.share == 1:
         return clips
-    other = clips.roll(-shift, 0)
     if mix.box is None:
         return torch.lerp(other, clips, mix.share)
     top, left, bottom, right = mix.box
@@ -84,6 +83,6 @@ def mix_clips(clips: Tensor, mix: Mix, shift: int) -> Tensor:
     return mixed
 
 
-def mix_labels(truth: Tensor, mix: Mix, shift: int) -> Tensor:
-    """Mix the labels of a batch, float [B, C], rows that add up to 1."""
-    return torch.lerp(truth.roll(-shift, 0), truth, mix.share)
+def mix_labels(truth: Tensor, other: Tensor, mix: Mix) -> Tensor:
+    """Mix the labels of a batch, float [B, C], rows that add up to 1, with those of others."""
+    return torch.lerp(other, truth, mix.share)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from m3video.config import (
     ClipConfig,
@@ -29,6 +28,7 @@ from m3video.train.loop import cores_shared, say
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
 from m3video.train.views import predict_views
+from m3video.train.world import World, joined, local_device
 from m3video.video.loader import Clips, ClipSource
 from m3video.video.manifest import Video, load_manifest
 from m3video.video.moving_shapes import CLASSES
@@ -73,20 +73,25 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         ManifestError: no such data.
         VideoError: no video could be read.
     """
-    check_folder(config.out)
-    console = Console(stderr=True)
+    device = choose_device(local_device(config.device))
+    with joined(device) as world:
+        return _evaluate(config, device, world)
+
+
+def _evaluate(config: EvaluateConfig, device: torch.device, world: World) -> dict[str, Any]:
+    world.first(lambda: check_folder(config.out))
+    console = world.console()
     if (config.out / EVALUATION).exists():
         say(console, f"the evaluation in {config.out} will be replaced")
     model = load_classifier(config.model)
     trained = _training_config(config.model)
-    device = choose_device(config.device)
     clip = model.encoder.clip
     if config.stride is not None:
         clip = clip.model_copy(update={"stride": config.stride})
     if config.data == MOVING_SHAPES:
         tests = shapes_tests(model.labels, clip, config.shapes)
     else:
-        manifest = read_labelled(config.data, config.workers, console, least=1)
+        manifest = world.first(lambda: read_labelled(config.data, config.workers, console, least=1))
         split, videos = tested_videos(manifest, config, model.labels)
         trained_on = _trained_on(trained, videos)
         if trained_on:
@@ -114,6 +119,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         workers=config.workers,
         device=device,
         bf16=config.precision == "bf16" or (config.precision == "auto" and device.type != "cpu"),
+        world=world,
     )
 
 
@@ -182,6 +188,7 @@ def evaluate_on(
     workers: int,
     device: torch.device,
     bf16: bool,
+    world: World,
 ) -> dict[str, Any]:
     """Test a classifier on a test set and write the files; as `evaluate`.
 
@@ -198,18 +205,21 @@ def evaluate_on(
             workers=workers,
             device=device,
             bf16=bf16,
+            world=world,
         )
     whole = scores.whole
     if len(whole) == 0:
         path, reason = unreadable[0]
         raise VideoError(f"{path}: {reason}; no video of the test set can be read")
-    return write_evaluation(
-        out,
-        scores.averages(),
-        tests.truth[whole],
-        [tests.paths[number] for number in whole.tolist()],
-        model.labels,
-        {**facts, **tests.facts, "left_out": [list(entry) for entry in unreadable]},
+    return world.first(
+        lambda: write_evaluation(
+            out,
+            scores.averages(),
+            tests.truth[whole],
+            [tests.paths[number] for number in whole.tolist()],
+            model.labels,
+            {**facts, **tests.facts, "left_out": [list(entry) for entry in unreadable]},
+        )
     )
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from m3video.config import PretrainConfig
 from m3video.model.checkpoint import save_model
 from m3video.motion.tracker import check_motion
-from m3video.train.checkpoint import load_init
+from m3video.train.checkpoint import load_init, part_of
 from m3video.train.loop import Data, Loop, absolute, say
 from m3video.train.prepare import Prepare
 from m3video.train.run import RunDirectory
 from m3video.train.step import Trainer, choose_device
+from m3video.train.world import World, joined, local_device
 from m3video.video.loader import ClipSource, VideoClips
 from m3video.video.manifest import Manifest, load_manifest
 from m3video.video.moving_shapes import MovingShapes
@@ -43,22 +45,24 @@ def pretrain(config: PretrainConfig) -> Path:
         TooManyUnreadableError: more videos could not be read than `train.max_unreadable`.
         KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
     """
-    console = Console(stderr=True)
+    device = choose_device(local_device(config.train.device))
+    with joined(device) as world:
+        return _pretrain(config, device, world)
+
+
+def _pretrain(config: PretrainConfig, device: torch.device, world: World) -> Path:
+    console = world.console()
     run = RunDirectory(config.out)
-    if config.resume:
-        run.check_resume(config)
-    else:
-        run.check_free()
-    device = choose_device(config.train.device)
+    config = world.first(lambda: run.opened(config))
     plan = plan_run(config)
     check_motion(config)
-    trainer = Trainer(config, plan, device)
+    trainer = Trainer(config, plan, device, world)
     if config.init is not None and not config.resume:
         kept = load_init(trainer.model, config.init)
         if kept:
             parts = sorted({".".join(name.split(".")[:2]) for name in kept})
             say(console, f"--init {config.init}: not there, so not loaded: {', '.join(parts)}")
-    source, manifest = _open_data(config, plan, run, console)
+    source, manifest = _open_data(config, plan, run, console, world)
     data = Data(source, Prepare(config, plan), manifest)
     return Loop(
         "pretrain",
@@ -66,14 +70,17 @@ def pretrain(config: PretrainConfig) -> Path:
         run,
         trainer,
         data,
-        lambda: save_model(trainer.model.encoder, run.model, config.clip),
+        lambda weights: save_model(
+            trainer.model.encoder, run.model, config.clip, part_of(weights, "encoder.")
+        ),
         console,
         less="train.batch, clip.size or model.size",
+        world=world,
     ).go()
 
 
 def _open_data(
-    config: PretrainConfig, plan: ClipPlan, run: RunDirectory, console: Console
+    config: PretrainConfig, plan: ClipPlan, run: RunDirectory, console: Console, world: World
 ) -> tuple[ClipSource, Manifest | None]:
     """The clips to train on; unreadable files are named."""
     if config.data == MOVING_SHAPES:
@@ -87,12 +94,14 @@ def _open_data(
         )
         return clips, None
     if config.resume:
-        manifest = load_manifest(run.manifest)
+        manifest = world.first(lambda: load_manifest(run.manifest))
     else:
         # Decoding every frame of a large folder takes days: that is what `index` is for. What is
         # broken further on is met, named and counted while training.
-        manifest = load_manifest(
-            config.data, workers=config.train.workers, decode=False, progress=True
+        manifest = world.first(
+            lambda: load_manifest(
+                config.data, workers=config.train.workers, decode=False, progress=True
+            )
         )
         for entry in manifest.unreadable:
             say(console, f"unreadable: {entry.path}: {entry.reason}")

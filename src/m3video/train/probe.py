@@ -30,6 +30,7 @@ from m3video.train.labelled import shapes_test, shapes_train
 from m3video.train.splits import Split, check_shots, folds
 from m3video.train.step import choose_device
 from m3video.train.tokens import TokenFile, open_tokens
+from m3video.train.world import ALONE, World, joined, local_device
 from m3video.video.loader import ClipSource, VideoClips
 from m3video.video.manifest import Manifest, Video, load_manifest
 from m3video.video.moving_shapes import CLASSES
@@ -52,6 +53,12 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
             `out` is a folder.
         CheckpointError: `init` holds no encoder.
     """
+    device = choose_device(local_device(config.device))
+    with joined(device) as world:
+        return _probe(config, device, world)
+
+
+def _probe(config: ProbeConfig, device: torch.device, world: World) -> dict[str, Any]:
     encoder = load_encoder(config.init)
     path = _result_path(config)
     if path.is_dir():
@@ -60,36 +67,43 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     if config.untrained:
         encoder = untrained_like(encoder, config.seed)
     if config.data == "moving-shapes":
-        measured = _shapes_result(encoder, config)
+        measured = _shapes_result(encoder, config, device, world)
     else:
-        measured = _video_result(encoder, config)
+        measured = _video_result(encoder, config, device, world)
     result = {
         "data": config.data,
         "init": str(config.init),
         "untrained": config.untrained,
         **measured,
     }
-    write_json(path, result)
+    if world.main:
+        write_json(path, result)
     return result
 
 
-def _shapes_result(encoder: VisionTransformer, config: ProbeConfig) -> dict[str, Any]:
+def _shapes_result(
+    encoder: VisionTransformer, config: ProbeConfig, device: torch.device, world: World
+) -> dict[str, Any]:
     labels = torch.arange(config.train_clips) % len(CLASSES)
     check_shots(labels, [(torch.arange(len(labels)), labels)], config.shots, CLASSES)
     train = shapes_train(encoder.clip, config.train_clips, config.texture)
     tests = shapes_test(encoder.clip, config.test_clips, config.texture)
     textures = [source.texture for source in tests for _ in range(len(source))]
-    measured = probe_shapes(encoder, train, tests, textures, config)
+    measured = probe_shapes(encoder, train, tests, textures, config, device, world)
     return {**measured, "labels": list(CLASSES), "unreadable": []}
 
 
-def _video_result(encoder: VisionTransformer, config: ProbeConfig) -> dict[str, Any]:
-    manifest = probe_manifest(config)
+def _video_result(
+    encoder: VisionTransformer, config: ProbeConfig, device: torch.device, world: World
+) -> dict[str, Any]:
+    manifest = world.first(lambda: probe_manifest(config))
     with _token_file(encoder, len(manifest.videos) * config.segments, config) as keep:
-        features = _video_features(encoder, manifest, config, keep)
+        features = _video_features(encoder, manifest, config, keep, device, world)
         videos = [manifest.videos[i] for i in features.videos.tolist()]
         splits = _splits(videos, features.labels, config)
-        measured = evaluate_features(features, splits, names=manifest.labels, config=config)
+        measured = world.first(
+            lambda: evaluate_features(features, splits, names=manifest.labels, config=config)
+        )
     return {
         **measured,
         "labels": list(manifest.labels),
@@ -188,7 +202,12 @@ def _labelled_manifest(config: ProbeConfig) -> Manifest:
 
 
 def _video_features(
-    encoder: VisionTransformer, manifest: Manifest, config: ProbeConfig, keep: TokenFile | None
+    encoder: VisionTransformer,
+    manifest: Manifest,
+    config: ProbeConfig,
+    keep: TokenFile | None,
+    device: torch.device,
+    world: World,
 ) -> Features:
     clip: ClipConfig = encoder.clip
     source = VideoClips(
@@ -201,8 +220,9 @@ def _video_features(
         segments=config.segments,
         batch=config.batch,
         workers=config.workers,
-        device=choose_device(config.device),
+        device=device,
         keep=keep,
+        world=world,
     )
     skipped = [(str(entry.path), entry.reason) for entry in manifest.unreadable]
     videos = [manifest.videos[i] for i in features.videos.tolist()]
@@ -248,6 +268,8 @@ def probe_shapes(
     tests: Sequence[ClipSource],
     textures: Sequence[str],
     config: ProbeConfig,
+    device: torch.device,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Probe an encoder on moving shapes.
 
@@ -257,6 +279,8 @@ def probe_shapes(
         tests: one or more test sets; the result counts them together.
         textures: of each test clip; what the clips of each kind alone score is `by_texture`.
         config: how to probe.
+        device: where the encoder runs.
+        world: the processes that the clips are dealt out to.
     """
     with _token_file(encoder, sum(map(len, (train, *tests))), config) as keep:
         parts = [
@@ -266,8 +290,9 @@ def probe_shapes(
                 clip=encoder.clip,
                 batch=config.batch,
                 workers=config.workers,
-                device=choose_device(config.device),
+                device=device,
                 keep=keep,
+                world=world,
             )
             for source in (train, *tests)
         ]
@@ -282,7 +307,9 @@ def probe_shapes(
         )
         split = (torch.arange(len(train)), torch.arange(len(train), len(labels)))
         every = [*[""] * len(train), *textures] if textures else []
-        return evaluate_features(merged, [split], names=CLASSES, config=config, textures=every)
+        return world.first(
+            lambda: evaluate_features(merged, [split], names=CLASSES, config=config, textures=every)
+        )
 
 
 def _result_path(config: ProbeConfig) -> Path:

@@ -19,7 +19,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -33,13 +33,17 @@ from m3video.config import (
 from m3video.errors import CheckpointError, ConfigError
 from m3video.model.checkpoint import read_json, write_json, write_whole, written_whole
 from m3video.train.environment import describe_environment
+from m3video.train.world import restarted
 from m3video.video.manifest import Manifest, write_manifest
 
 MAY_DIFFER = frozenset(
     {
         "resume",
         "out",
+        "devices",
         "train.device",
+        "train.strategy",
+        "train.recompute",
         "train.workers",
         "train.checkpoint_every",
         "train.keep",
@@ -54,6 +58,7 @@ Another device rounds otherwise; torch's threads stay those of the run's start.
 """
 
 RunConfig = PretrainConfig | FinetuneConfig | DetectTrainConfig
+C = TypeVar("C", PretrainConfig, FinetuneConfig, DetectTrainConfig)
 Metrics = dict[str, float | int | None]
 
 
@@ -97,6 +102,22 @@ class RunDirectory:
         )
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise ConfigError(f"{self.path}: {above} cannot be written to; choose another --out")
+
+    def opened(self, config: C) -> C:
+        """Check that a run can start here, or go on; gives the config to go on with.
+
+        A process that torchrun started in place of one that failed goes on, whatever was asked.
+
+        Raises:
+            CheckpointError, ConfigError: as `check_free` and `check_resume`.
+        """
+        if restarted() and self.config.exists():
+            config = config.model_copy(update={"resume": True})
+        if config.resume:
+            self.check_resume(config)
+        else:
+            self.check_free()
+        return config
 
     def check_resume(self, config: RunConfig) -> None:
         """Refuse to resume where there is no run, or with settings that would make it another one.

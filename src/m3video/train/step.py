@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from m3video.config import PretrainConfig
 from m3video.errors import ConfigError
 from m3video.masking import decoded_count, hidden_count
 from m3video.model.masked_autoencoder import build_model
 from m3video.train.optim import make_optimizer, set_learning_rate
+from m3video.train.parallel import Parallel
 from m3video.train.prepare import Batch, Finish
+from m3video.train.update import StepResult, update
+from m3video.train.world import ALONE, World
 from m3video.video.loader import Clips
 from m3video.video.sampling import ClipPlan
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a step measured; all on the host.
-
-    Attributes:
-        loss: weighted sum over the targets.
-        losses: of each target, not weighted.
-        grad_norm: before clipping.
-    """
-
-    loss: float
-    losses: dict[str, float]
-    grad_norm: float
-
-    @property
-    def finite(self) -> bool:
-        """Whether the step was taken: loss and gradient are finite."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 class Trainer:
@@ -49,17 +27,24 @@ class Trainer:
         optimizer: AdamW over its parameters.
     """
 
-    def __init__(self, config: PretrainConfig, plan: ClipPlan, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        plan: ClipPlan,
+        device: torch.device,
+        world: World = ALONE,
+    ) -> None:
         self.config = config
         self.device = device
+        self.world = world
         self.finish = Finish(config, plan)
         self.hidden = hidden_count(config.mask, config.clip.tokens)
         self.decoded = decoded_count(config.mask, config.clip.tokens)
         torch.manual_seed(config.train.seed)
-        self.model = build_model(config, self.finish.dims).to(device).train()
-        self.optimizer = make_optimizer(self.model, config.train)
-        # The compiled module shares the weights; those of `model` keep their names.
-        self._forward: Any = torch.compile(self.model) if config.train.compile else self.model
+        model = build_model(config, self.finish.dims).to(device).train()
+        self._parallel = Parallel(model, config.train, world)
+        self.model = model
+        self.optimizer = make_optimizer(model, config.train)
         precision = config.train.precision
         self._bf16 = precision == "bf16" or (precision == "auto" and device.type != "cpu")
 
@@ -73,46 +58,41 @@ class Trainer:
         """
         torch.manual_seed(step_seed(self.config.train.seed, number))
         losses = self._accumulate(clips.to(self.device, non_blocking=True))
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients)
         weights = {name: target.weight for name, target in self.config.targets.active.items()}
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        # One copy to the host, so that a GPU is waited for once a step.
-        total, grad_norm, *each = torch.stack([loss, norm, *losses.values()]).tolist()
-        result = StepResult(total, dict(zip(losses, each, strict=True)), grad_norm)
-        if result.finite:
-            limit = self.config.train.clip_grad
-            if limit is not None:
-                clip_grads_with_norm_(self.model.parameters(), limit, norm)
-            set_learning_rate(self.optimizer, rate)
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return result
+        set_learning_rate(self.optimizer, rate)
+        return update(self.model, self.optimizer, loss, losses, self.config.train.clip_grad)[0]
 
     def _accumulate(self, clips: Clips) -> dict[str, Tensor]:
         """Add up the gradients of all micro-batches; gives the losses of the whole batch.
 
         A loss is a mean over valid numbers, and micro-batches may hold unequal counts of them: each
-        counts by its share, so that the sum is the mean over the whole batch.
+        counts by its share, so that the sum is the mean over the whole batch of all processes.
         """
         parts = [self.finish(part) for part in split(clips, self.config.train.accumulate)]
         counts = [part.counts() for part in parts]
         active = self.config.targets.active
-        totals = {name: torch.stack([count[name] for count in counts]).sum() for name in active}
-        sums = {name: torch.zeros((), device=self.device) for name in active}
-        for part, count in zip(parts, counts, strict=True):
-            losses = self._losses(part)
-            share = {
-                name: losses[name] * (count[name] / totals[name].clamp(min=1)) for name in active
-            }
-            weighted = [active[name].weight * share[name] for name in active]
-            torch.autograd.backward(torch.stack(weighted).sum())
-            sums = {name: sums[name] + share[name].detach() for name in active}
-        return sums
+        totals = self.world.sum(
+            torch.stack([torch.stack([count[name] for count in counts]).sum() for name in active])
+        )
+        sums = torch.zeros(len(active), device=self.device)
+        for number, (part, count) in enumerate(zip(parts, counts, strict=True), start=1):
+            with self._parallel.last(number == len(parts)):
+                losses = self._losses(part)
+                shares = [
+                    losses[name] * (count[name] / total.clamp(min=1))
+                    for name, total in zip(active, totals, strict=True)
+                ]
+                weighted = [
+                    active[name].weight * share for name, share in zip(active, shares, strict=True)
+                ]
+                self._parallel.backward(torch.stack(weighted).sum())
+            sums = sums + torch.stack(shares).detach()
+        return dict(zip(active, self.world.sum(sums), strict=True))
 
     def _losses(self, part: Batch) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            output = self._forward(
+            output = self._parallel.forward(
                 part.clip,
                 part.mask,
                 part.targets,

@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from m3video.errors import ConfigError
+from m3video.train.world import World
+
+COLLECTED = 64
+"""Clips that travel from one process to another at a time."""
 
 
 class TokenFile:
@@ -37,6 +42,27 @@ class TokenFile:
         """Add clips: [B, N, D], on any device."""
         self._file.write(pack_tokens(tokens).tobytes())
         self._count += len(tokens)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def collect(self, since: int, world: World) -> None:
+        """Have rank 0 append what the other processes have appended since they had `since` clips.
+
+        Those of rank 0 come first, then those of rank 1, and so on.
+        """
+        counts = world.gather(self._count - since)
+        mine = torch.from_numpy(np.array(self.read()[since:])) if not world.main else None
+        for rank, count in enumerate(counts):
+            for start in range(0, count if rank else 0, COLLECTED):
+                size = min(COLLECTED, count - start)
+                part = torch.empty(size, *self._shape, dtype=torch.float16)
+                if rank == world.rank and mine is not None:
+                    part = mine[start : start + size]
+                world.send(part, rank)
+                if world.main:
+                    self._file.write(part.numpy().tobytes())
+                    self._count += size
 
     def read(self) -> NDArray[np.float16]:
         """All clips so far, float16 [M, N, D], mapped and not in memory."""

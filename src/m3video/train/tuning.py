@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from m3video.config import DetectTrainConfig, FinetuneConfig
 from m3video.model.classifier import Classifier
 from m3video.model.detector import Detector
 from m3video.train.finetune import layer_groups
-from m3video.train.step import StepResult, step_seed
+from m3video.train.parallel import Parallel
+from m3video.train.step import step_seed
+from m3video.train.update import StepResult, update
+from m3video.train.world import World
 from m3video.video.loader import Clips
 
 M = TypeVar("M", Classifier, Detector)
@@ -33,19 +34,24 @@ class TuningTrainer(ABC, Generic[M]):
     loss_name: ClassVar[str]
 
     def __init__(
-        self, config: FinetuneConfig | DetectTrainConfig, model: M, device: torch.device
+        self,
+        config: FinetuneConfig | DetectTrainConfig,
+        model: M,
+        device: torch.device,
+        world: World,
     ) -> None:
         settings = config.train
         self.device = device
+        self.world = world
         self.seed, self.clip_grad = settings.seed, settings.clip_grad
         model.encoder.set_drop_path(settings.drop_path)
         self.model: M = model.to(device).train()
+        self.parallel = Parallel(self.model, settings, world)
         groups = layer_groups(
             self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay
         )
         fused = device.type in {"cpu", "cuda"}
         self.optimizer = torch.optim.AdamW(groups, betas=settings.betas, fused=fused)
-        self._forward: Any = torch.compile(self.model) if settings.compile else self.model
         precision = settings.precision
         self.bf16 = precision == "bf16" or (precision == "auto" and device.type != "cpu")
 
@@ -59,22 +65,16 @@ class TuningTrainer(ABC, Generic[M]):
         """
         torch.manual_seed(step_seed(self.seed, number))
         loss = self.gradients(clips, number)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients)
-        total, grad_norm = torch.stack([loss, norm]).tolist()
-        if math.isfinite(total) and math.isfinite(grad_norm):
-            if self.clip_grad is not None:
-                clip_grads_with_norm_(self.model.parameters(), self.clip_grad, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * group["lr_scale"]
-            self.optimizer.step()
-            self.updated()
-        self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(total, {self.loss_name: total}, grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        losses = {self.loss_name: loss}
+        result, taken = update(self.model, self.optimizer, loss, losses, self.clip_grad)
+        self.updated(taken)
+        return result
 
     @abstractmethod
     def gradients(self, clips: Clips, number: int) -> Tensor:
         """Add up the gradients of a batch's micro-batches; gives the loss of the whole batch."""
 
-    def updated(self) -> None:
-        """The weights have just changed."""
+    def updated(self, taken: Tensor) -> None:
+        """The weights have just changed, if `taken` (bool, a scalar on the device)."""

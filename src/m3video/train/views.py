@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from rich.console import Console
 from rich.progress import track as progress
 from torch import Tensor
 
 from m3video.model.classifier import Classifier
+from m3video.train.world import ALONE, World
 from m3video.video.augment import normalise
 from m3video.video.loader import Clips, ClipSource, make_eval_loader
 
@@ -81,6 +81,7 @@ def predict_views(
     device: torch.device,
     bf16: bool = False,
     title: str = "testing",
+    world: World = ALONE,
 ) -> tuple[ViewScores, list[tuple[str, str]]]:
     """Probabilities of all views of all videos of a source.
 
@@ -95,6 +96,7 @@ def predict_views(
         device: where the model runs.
         bf16: whether in bf16 autocast.
         title: of the progress bar.
+        world: the processes that the clips are dealt out to; all get all sums.
 
     Returns:
         The sums, and (path, reason) of each video that could not be read.
@@ -102,7 +104,9 @@ def predict_views(
     model = model.eval().to(device)
     scores = ViewScores(len(source) // segments, segments * crops, len(model.labels))
     unreadable: dict[str, str] = {}
-    for clips in _bar(make_eval_loader(source, batch=batch, workers=workers), source, batch, title):
+    places = world.deal(range(len(source)))
+    loader = make_eval_loader(source, batch=batch, workers=workers, places=places)
+    for clips in _bar(loader, -(-len(places) // batch), title, world):
         for path, reason in clips.unreadable:
             unreadable.setdefault(path, reason)
         if len(clips.index) == 0:
@@ -114,15 +118,20 @@ def predict_views(
         crop = torch.arange(crops).repeat(len(clips.index))
         view = items % segments * crops + crop
         scores.add(logits.float().softmax(1), items // segments, view)
-    return scores, list(unreadable.items())
+    for part in world.gather(unreadable):
+        unreadable = {**part, **unreadable}
+    found = world.gather((scores.sums, scores.seen))
+    scores.sums = torch.stack([sums for sums, _ in found]).sum(0)
+    scores.seen = torch.stack([seen for _, seen in found]).any(0)
+    return scores, sorted(unreadable.items())
 
 
-def _bar(loader: Iterable[Clips], source: ClipSource, batch: int, title: str) -> Iterable[Clips]:
-    console = Console(stderr=True)
+def _bar(loader: Iterable[Clips], total: int, title: str, world: World) -> Iterable[Clips]:
+    console = world.console()
     return progress(
         loader,
         description=title,
-        total=-(-len(source) // batch),
+        total=total,
         transient=True,
         console=console,
         disable=not console.is_terminal,

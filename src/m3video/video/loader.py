@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import signal
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -316,6 +316,7 @@ def make_loader(
     workers: int,
     prepare: Prepare | None = None,
     pin_memory: bool = False,
+    part: slice | None = None,
 ) -> Iterable[Clips]:
     """Batches for the training steps first_step … last_step − 1.
 
@@ -331,6 +332,7 @@ def make_loader(
         workers: processes; 0 loads in this one. The batches are the same.
         prepare: work on one clip, done in the workers.
         pin_memory: return batches in page-locked memory.
+        part: the places of each batch that this process loads; None: all.
 
     Raises:
         VideoError: while iterating, if a clip and the ten after it cannot be read.
@@ -338,7 +340,7 @@ def make_loader(
     """
     return _Loader(
         _Keyed(source, seed, prepare),
-        batch_sampler=TrainingOrder(len(source), batch, seed, first_step, last_step),
+        batch_sampler=TrainingOrder(len(source), batch, seed, first_step, last_step, part),
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_one_thread,
@@ -346,7 +348,9 @@ def make_loader(
     )
 
 
-def make_eval_loader(source: ClipSource, *, batch: int, workers: int) -> Iterable[Clips]:
+def make_eval_loader(
+    source: ClipSource, *, batch: int, workers: int, places: Sequence[int] | None = None
+) -> Iterable[Clips]:
     """All clips once, in order. Nothing takes the place of a clip that cannot be read.
 
     Such a clip is left out of its batch and listed in `unreadable`; the last batch, and one with
@@ -356,17 +360,16 @@ def make_eval_loader(source: ClipSource, *, batch: int, workers: int) -> Iterabl
         source: the clips.
         batch: clips at a time.
         workers: processes; 0 loads in this one.
+        places: the clips that are wanted; None: all.
 
     Raises:
         RuntimeError: while iterating, if a worker died.
     """
-    places = [
-        list(range(start, min(start + batch, len(source))))
-        for start in range(0, len(source), batch)
-    ]
+    wanted = list(range(len(source)) if places is None else places)
+    batches = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
     return _Loader(
         _Once(source),
-        batch_sampler=places,
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate_readable,
         worker_init_fn=_one_thread,

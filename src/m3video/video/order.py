@@ -10,13 +10,31 @@ from m3video.video.sampling import sample_generator
 
 
 class TrainingOrder:
-    """Batches of (epoch, index), step by step, of permutations from (seed, epoch)."""
+    """Batches of (epoch, index), step by step, of permutations from (seed, epoch).
 
-    def __init__(self, count: int, batch: int, seed: int, first_step: int, last_step: int) -> None:
+    Args:
+        count: clips.
+        batch: of all processes.
+        seed: of the order.
+        first_step: 0, or the step to resume at.
+        last_step: the step before which to stop.
+        part: the places of each batch that are wanted here; None: all.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch: int,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        part: slice | None = None,
+    ) -> None:
         self._count = count
         self._batch = batch
         self._seed = seed
         self._steps = range(first_step, last_step)
+        self._part = part or slice(None)
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -35,4 +53,4 @@ class TrainingOrder:
                     generator = sample_generator(self._seed, epoch, self._count)
                     order = torch.randperm(self._count, generator=generator).tolist()
                 keys.append((epoch, order[place % used]))
-            yield keys
+            yield keys[self._part]

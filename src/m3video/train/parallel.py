@@ -1,0 +1,77 @@
+"""One model on several devices: gradients are those of the whole batch, whoever saw which part.
+
+- `ddp` (DistributedDataParallel): every process holds all weights; gradients are summed.
+- `fsdp` (FSDP2's `fully_shard`): every process holds a part of each weight, of its gradient and of
+  AdamW's state, and blocks are put together when they are needed; for models that are too large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from m3video.config import TrainConfig
+from m3video.model.vit import Block
+from m3video.train.world import World
+
+
+class Parallel:
+    """A model as it is called in a step.
+
+    Args:
+        model: on its device, with the same weights everywhere. With `fsdp` its parameters become
+            parts, so an optimiser must be made after this.
+        config: how.
+        world: who takes part.
+
+    Attributes:
+        forward: what to call in place of the model.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, world: World) -> None:
+        self._model = model
+        self._world = world
+        self._wrapped: DistributedDataParallel | None = None
+        blocks = [module for module in model.modules() if isinstance(module, Block)]
+        for block in blocks:
+            block.recompute = config.recompute
+            block.part = (world.rank, world.size)
+        if world.size > 1 and config.strategy == "fsdp":
+            device = next(model.parameters()).device.type
+            mesh = init_device_mesh(device, (world.size,))
+            for block in blocks:
+                fully_shard(block, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        # A compiled module shares the weights; those of the model keep their names.
+        self.forward: Any = torch.compile(model) if config.compile else model
+        if world.size > 1 and config.strategy == "ddp":
+            self._wrapped = DistributedDataParallel(
+                self.forward, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+            self.forward = self._wrapped
+
+    @contextmanager
+    def last(self, last: bool) -> Iterator[None]:
+        """Around forward and backward of a micro-batch: gradients travel in the last one alone."""
+        if isinstance(self._model, FSDPModule):
+            self._model.set_requires_gradient_sync(last)
+            yield
+        elif self._wrapped is not None and not last:
+            with self._wrapped.no_sync():
+                yield
+        else:
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a part of the whole batch's loss.
+
+        Both kinds of sharing average over processes, and a sum is wanted.
+        """
+        torch.autograd.backward(loss * self._world.size)

@@ -1,0 +1,177 @@
+"""The processes that a run is shared out to: torchrun's, or this one alone.
+
+- A batch is that of all processes together, so their number changes nothing of what is learned:
+  each takes an equal part of every batch, in rank order, and sums of losses and gradients are those
+  of the whole batch.
+- Rank 0 alone reads lists, writes files and talks; what it finds out, or fails at, all know.
+- Two kinds of message: tensors on the device (sums), and small ones of the host, which never wait
+  for a GPU (`agree`, `gather`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from torch import Tensor
+
+from m3video.errors import ConfigError, M3VideoError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others: rank 0 may scan a large folder meanwhile."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Who takes part.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: of how many.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and talks."""
+        return self.rank == 0
+
+    def console(self) -> Console:
+        """Where progress goes: stderr, of rank 0 alone."""
+        return Console(stderr=True, quiet=not self.main)
+
+    def share(self, batch: int, accumulate: int = 1) -> slice:
+        """The places of a batch that are this process's.
+
+        Raises:
+            ConfigError: they cannot be dealt out evenly, in `accumulate` parts each.
+        """
+        if batch % (self.size * accumulate):
+            raise ConfigError(
+                f"train.batch {batch} cannot be dealt out evenly to {self.size} processes with "
+                f"train.accumulate {accumulate}: use a multiple of {self.size * accumulate}"
+            )
+        part = batch // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place, on the tensor's device."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def agree(self, *flags: bool) -> list[bool]:
+        """For each flag, whether any process has it; quick, and no GPU is waited for."""
+        if self.size == 1:
+            return list(flags)
+        raised = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in raised.tolist()]
+
+    def gather(self, value: T) -> list[T]:
+        """What every process gives, by rank; anything that can be pickled, between processes."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Have rank 0 do something, and all have the result.
+
+        Raises:
+            M3VideoError: what it raised there; rank 0 alone is to print it (`said`).
+        """
+        if self.size == 1:
+            return work()
+        message: list[Any] = [None, None]
+        if self.main:
+            try:
+                message[0] = work()
+            except M3VideoError as error:
+                message[1] = error
+        dist.broadcast_object_list(message)
+        if message[1] is not None:
+            failed: M3VideoError = message[1]
+            failed.said = not self.main
+            raise failed
+        result: T = message[0]
+        return result
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            self.agree(True)
+
+    def next_part(self, tensor: Tensor) -> Tensor:
+        """What the process after this one gives, round the end; of the same shape everywhere."""
+        if self.size == 1:
+            return tensor
+        mine, theirs = tensor.contiguous(), torch.empty_like(tensor)
+        before, after = (self.rank - 1) % self.size, (self.rank + 1) % self.size
+        sent = [dist.P2POp(dist.isend, mine, before), dist.P2POp(dist.irecv, theirs, after)]
+        for request in dist.batch_isend_irecv(sent):
+            request.wait()
+        return theirs
+
+    def send(self, tensor: Tensor, rank: int) -> None:
+        """Have all receive, in place, the tensor that process `rank` has."""
+        if self.size > 1:
+            dist.broadcast(tensor, rank)
+
+    def deal(self, items: range) -> range:
+        """This process's part: even parts in rank order, the first ones longer by one."""
+        part, more = divmod(len(items), self.size)
+        start = self.rank * part + min(self.rank, more)
+        return items[start : start + part + (self.rank < more)]
+
+
+ALONE = World()
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several of a run."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process in place of one that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def local_device(name: str) -> str:
+    """The device of this process where each has its own: `auto` and `cuda` are shared out."""
+    if started_by_torchrun() and torch.cuda.is_available() and name in {"auto", "cuda"}:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return name
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The processes that torchrun started, connected while the block runs; else this one alone.
+
+    Args:
+        device: of this process; tensors of a GPU are summed by NCCL, all else by gloo.
+    """
+    if not started_by_torchrun() or dist.is_initialized():
+        yield World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
