@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from m3video.config import (
     EvaluateConfig,
@@ -22,7 +21,7 @@ from m3video.train.classify import finetune
 from m3video.train.multiview import evaluate
 from m3video.train.pretrain import pretrain
 from m3video.train.probe import probe
-from m3video.train.world import joined
+from m3video.train.world import join
 from tests.train.tiny import tiny_config
 
 STEPS = 20
@@ -95,20 +94,18 @@ def run_jobs(out: Path) -> None:
             }
         )
     )
-    world = joined(torch.device("cpu"))
-    with world as here:
-        values = torch.arange(3.0) + here.rank
-        result = {
-            "next": here.next_part(values).tolist(),
-            "agree": here.agree(here.rank == 1, False),
-            "sum": here.sum(torch.ones(2)).tolist(),
-            "dealt": [list(part) for part in here.gather(here.deal(range(5)))],
-        }
-        if here.main:
-            (out / "world.json").write_text(json.dumps(result))
+    here = join(torch.device("cpu"))
+    values = torch.arange(3.0) + here.rank
+    result = {
+        "next": here.next_part(values).tolist(),
+        "agree": here.agree(here.rank == 1, False),
+        "sum": here.sum(torch.ones(2)).tolist(),
+        "dealt": [list(part) for part in here.gather(here.deal(range(5)))],
+    }
+    if here.main:
+        (out / "world.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run_jobs(Path(sys.argv[1]))
-    assert not dist.is_initialized()

@@ -14,7 +14,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from m3video.config import AugmentConfig, ClipConfig, FinetuneConfig
@@ -46,7 +45,7 @@ from m3video.train.optim import steps_per_epoch
 from m3video.train.probe import untrained_like
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
-from m3video.train.world import World, joined, local_device
+from m3video.train.world import World, join, local_device
 from m3video.video.datasets.flip import flip_changes_labels
 from m3video.video.loader import ClipSource
 from m3video.video.manifest import Manifest, load_manifest
@@ -95,11 +94,7 @@ def finetune(config: FinetuneConfig) -> Path:
         KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
     """
     device = choose_device(local_device(config.train.device))
-    with joined(device) as world:
-        return _finetune(config, device, world)
-
-
-def _finetune(config: FinetuneConfig, device: torch.device, world: World) -> Path:
+    world = join(device)
     console = world.console()
     run = RunDirectory(config.out)
     config = world.first(lambda: run.opened(config))

@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from m3video.config import AugmentConfig, DetectTrainConfig
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder, save_model
@@ -24,7 +22,7 @@ from m3video.train.detect_step import DetectorTrainer
 from m3video.train.loop import Data, Loop, say
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
-from m3video.train.world import World, joined, local_device
+from m3video.train.world import join, local_device
 from m3video.video.datasets.boxes import KeyFrame, read_boxes, write_boxes
 from m3video.video.datasets.flip import flip_changes_labels
 from m3video.video.loader import Clips
@@ -48,11 +46,7 @@ def train_detector(config: DetectTrainConfig) -> Path:
         KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
     """
     device = choose_device(local_device(config.train.device))
-    with joined(device) as world:
-        return _train(config, device, world)
-
-
-def _train(config: DetectTrainConfig, device: torch.device, world: World) -> Path:
+    world = join(device)
     console = world.console()
     run = RunDirectory(config.out)
     config = world.first(lambda: run.opened(config))

@@ -28,7 +28,7 @@ from m3video.train.loop import cores_shared, say
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
 from m3video.train.views import predict_views
-from m3video.train.world import World, joined, local_device
+from m3video.train.world import World, join, local_device
 from m3video.video.loader import Clips, ClipSource
 from m3video.video.manifest import Video, load_manifest
 from m3video.video.moving_shapes import CLASSES
@@ -74,11 +74,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         VideoError: no video could be read.
     """
     device = choose_device(local_device(config.device))
-    with joined(device) as world:
-        return _evaluate(config, device, world)
-
-
-def _evaluate(config: EvaluateConfig, device: torch.device, world: World) -> dict[str, Any]:
+    world = join(device)
     world.first(lambda: check_folder(config.out))
     console = world.console()
     if (config.out / EVALUATION).exists():

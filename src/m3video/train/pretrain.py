@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from m3video.config import PretrainConfig
@@ -19,7 +18,7 @@ from m3video.train.loop import Data, Loop, absolute, say
 from m3video.train.prepare import Prepare
 from m3video.train.run import RunDirectory
 from m3video.train.step import Trainer, choose_device
-from m3video.train.world import World, joined, local_device
+from m3video.train.world import World, join, local_device
 from m3video.video.loader import ClipSource, VideoClips
 from m3video.video.manifest import Manifest, load_manifest
 from m3video.video.moving_shapes import MovingShapes
@@ -46,11 +45,7 @@ def pretrain(config: PretrainConfig) -> Path:
         KeyboardInterrupt: Ctrl-C; the run is saved and can be resumed.
     """
     device = choose_device(local_device(config.train.device))
-    with joined(device) as world:
-        return _pretrain(config, device, world)
-
-
-def _pretrain(config: PretrainConfig, device: torch.device, world: World) -> Path:
+    world = join(device)
     console = world.console()
     run = RunDirectory(config.out)
     config = world.first(lambda: run.opened(config))

@@ -30,7 +30,7 @@ from m3video.train.labelled import shapes_test, shapes_train
 from m3video.train.splits import Split, check_shots, folds
 from m3video.train.step import choose_device
 from m3video.train.tokens import TokenFile, open_tokens
-from m3video.train.world import ALONE, World, joined, local_device
+from m3video.train.world import ALONE, World, join, local_device
 from m3video.video.loader import ClipSource, VideoClips
 from m3video.video.manifest import Manifest, Video, load_manifest
 from m3video.video.moving_shapes import CLASSES
@@ -54,11 +54,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         CheckpointError: `init` holds no encoder.
     """
     device = choose_device(local_device(config.device))
-    with joined(device) as world:
-        return _probe(config, device, world)
-
-
-def _probe(config: ProbeConfig, device: torch.device, world: World) -> dict[str, Any]:
+    world = join(device)
     encoder = load_encoder(config.init)
     path = _result_path(config)
     if path.is_dir():

@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -118,7 +118,8 @@ class World:
         """What the process after this one gives, round the end; of the same shape everywhere."""
         if self.size == 1:
             return tensor
-        mine, theirs = tensor.contiguous(), torch.empty_like(tensor)
+        mine = tensor.contiguous()
+        theirs = torch.empty_like(mine)
         before, after = (self.rank - 1) % self.size, (self.rank + 1) % self.size
         sent = [dist.P2POp(dist.isend, mine, before), dist.P2POp(dist.irecv, theirs, after)]
         for request in dist.batch_isend_irecv(sent):
@@ -157,21 +158,18 @@ def local_device(name: str) -> str:
     return name
 
 
-@contextmanager
-def joined(device: torch.device) -> Iterator[World]:
-    """The processes that torchrun started, connected while the block runs; else this one alone.
+def join(device: torch.device) -> World:
+    """The processes that torchrun started, connected until this one ends; else this one alone.
 
     Args:
         device: of this process; tensors of a GPU are summed by NCCL, all else by gloo.
     """
-    if not started_by_torchrun() or dist.is_initialized():
-        yield World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
-    try:
-        yield World(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    if not started_by_torchrun():
+        return ALONE
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+        atexit.register(dist.destroy_process_group)
+    return World(dist.get_rank(), dist.get_world_size())
