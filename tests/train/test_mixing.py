@@ -17,9 +17,9 @@ def draw(seed: int, **changes: float) -> Mix:
 
 def test_mixup_by_hand() -> None:
     clips = torch.arange(3.0).view(3, 1, 1, 1, 1).expand(3, 3, 2, 4, 6)
-    mixed = mix_clips(clips, Mix(0.75), shift=1)
+    mixed = mix_clips(clips, clips.roll(-1, 0), Mix(0.75))
     assert mixed[:, 0, 0, 0, 0].tolist() == pytest.approx([0.25, 1.25, 1.5])
-    labels = mix_labels(torch.eye(3), Mix(0.75), shift=1)
+    labels = mix_labels(torch.eye(3), torch.eye(3).roll(-1, 0), Mix(0.75))
     expected = [[0.75, 0.25, 0], [0, 0.75, 0.25], [0.25, 0, 0.75]]
     torch.testing.assert_close(labels, torch.tensor(expected))
 
@@ -29,7 +29,7 @@ def test_cutmix_by_hand() -> None:
     mix = cut_box((8, 12), 0.75, 0.5, 0.5)
     assert mix == Mix(0.75, (2, 3, 6, 9))
     clips = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1, 1).expand(2, 3, 2, 8, 12)
-    mixed = mix_clips(clips, mix, shift=1)
+    mixed = mix_clips(clips, clips.roll(-1, 0), mix)
     assert (mixed[0, :, :, 2:6, 3:9] == 2).all()
     assert int((mixed[0] == 2).sum()) == 3 * 2 * 4 * 6
     assert (clips[0] == 1).all(), "the batch itself is left alone"
@@ -41,17 +41,13 @@ def test_a_box_at_the_edge_gives_back_what_is_outside() -> None:
     assert mix.share == pytest.approx(1 - 2 * 3 / 96)
 
 
-def test_repeated_samples_are_mixed_with_another_video() -> None:
-    videos = torch.tensor([0.0, 0.0, 1.0, 1.0, 2.0, 2.0]).view(6, 1, 1, 1, 1)
-    assert mix_clips(videos, Mix(0.0), shift=2).flatten().tolist() == [1, 1, 2, 2, 0, 0]
-
-
 def test_the_loss_of_mixed_labels_is_the_mixed_loss_with_smoothing() -> None:
     """Cross-entropy is linear in the labels: λ of one class's smoothed loss and the rest of the
     other's; torch smooths class numbers itself."""
     logits = torch.randn(2, 5)
     truth = torch.tensor([1, 3])
-    mixed = mix_labels(nn.functional.one_hot(truth, 5).float(), Mix(0.3), shift=1)
+    labels = nn.functional.one_hot(truth, 5).float()
+    mixed = mix_labels(labels, labels.roll(-1, 0), Mix(0.3))
     loss = nn.functional.cross_entropy(logits, mixed, label_smoothing=0.1)
     own = nn.functional.cross_entropy(logits, truth, label_smoothing=0.1)
     other = nn.functional.cross_entropy(logits, truth.roll(-1), label_smoothing=0.1)
@@ -63,7 +59,7 @@ def test_what_is_off_is_never_drawn() -> None:
     assert all(draw(seed, cutmix=0.0).box is None for seed in range(20))
     assert all(draw(seed, mixup=0.0).box is not None for seed in range(20))
     clips = torch.randn(2, 3, 2, 8, 8)
-    assert mix_clips(clips, Mix(), 1) is clips
+    assert mix_clips(clips, clips, Mix()) is clips
 
 
 def test_shares_follow_beta_and_the_kinds_their_share() -> None:

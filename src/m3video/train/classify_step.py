@@ -13,6 +13,7 @@ from m3video.train.augment import ERASED
 from m3video.train.checkpoint import part_of
 from m3video.train.ema import AVERAGE, add_average, update_average
 from m3video.train.mixing import draw_mix, mix_clips, mix_labels
+from m3video.train.step import step_seed
 from m3video.train.tuning import TuningTrainer
 from m3video.train.world import ALONE, World
 from m3video.video.augment import normalise
@@ -55,11 +56,14 @@ class ClassifierTrainer(TuningTrainer[Classifier]):
     def batch(self, clips: Clips, number: int) -> tuple[Tensor, Tensor]:
         """What a step trains on: clips [B · repeats, 3, T, H, W] and labels [B · repeats, C].
 
-        Draws from torch's generator.
+        What is drawn depends on the run's seed and the step's number.
         """
         settings, repeats = self.config.augment, clips.frames.shape[1]
         inputs = normalise(clips.frames.to(self.device, non_blocking=True).flatten(0, 1))
-        erase(inputs, clips.extras[ERASED].flatten(0, 1).tolist())
+        # By the place in the batch of all processes, so that their number changes nothing.
+        places = range(self.world.rank * len(inputs), (self.world.rank + 1) * len(inputs))
+        seeds = [step_seed(self.seed, number, place) for place in places]
+        erase(inputs, clips.extras[ERASED].flatten(0, 1).tolist(), seeds)
         labels = clips.label.to(self.device).repeat_interleave(repeats)
         truth = nn.functional.one_hot(labels, len(self.model.labels)).float()
         mix = draw_mix(

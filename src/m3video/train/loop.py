@@ -257,27 +257,27 @@ class Loop:
         config, state = self.config.train, self.state
         display, due = Display(self.console, self.verb, self.steps, state.step), False
         with self._metrics_log() as log, display:
+            mark = time.perf_counter()
             while state.step < self.steps:
                 begin = time.perf_counter()
                 clips = self._next_or_save(batches, log, display)
                 waited = time.perf_counter() - begin
                 rate = self.schedule(state.step + 1)
                 result = self._step(clips, rate)
+                mark = self._count_time(mark, waited)
                 state.step += 1
                 self._taken.append(Taken(state.step, result, rate, len(state.unreadable)))
                 stop = self.world.agree(interrupt.requested)[0]
                 due = due or state.step % config.checkpoint_every == 0
                 read_all = due or stop or state.step == self.steps
                 self._read(log, display, 0 if read_all else self.lag)
-                state.seconds += time.perf_counter() - begin
-                self.clock.add(time.perf_counter() - begin, waited)
                 self.checkpoints.appear()
                 # Weights that the next loss is not finite with must not take a good one's place.
                 if state.step == self.steps or stop or (due and result.finite):
                     if log is not None:
                         log.sync()
                     self.save(last=stop or state.step == self.steps)
-                    due = False
+                    due, mark = False, time.perf_counter()
                 if stop and state.step < self.steps:
                     display.say(
                         f"interrupted: saved after step {state.step} of {self.steps}; go on with: "
@@ -351,6 +351,13 @@ class Loop:
             parts = self.world.gather(clips.unreadable)
             clips.unreadable = [entry for part in parts for entry in part]
         return clips
+
+    def _count_time(self, mark: float, waited: float) -> float:
+        """Note a step that began at `mark`, where the one before it ended; gives its own end."""
+        now = time.perf_counter()
+        self.state.seconds += now - mark
+        self.clock.add(now - mark, waited)
+        return now
 
     def _count(self, result: StepResult) -> None:
         self.state.bad_steps += not result.finite

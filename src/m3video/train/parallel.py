@@ -52,9 +52,7 @@ class Parallel:
         # A compiled module shares the weights; those of the model keep their names.
         self.forward: Any = torch.compile(model) if config.compile else model
         if world.size > 1 and config.strategy == "ddp":
-            self._wrapped = DistributedDataParallel(
-                self.forward, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self._wrapped = DistributedDataParallel(self.forward, gradient_as_bucket_view=True)
             self.forward = self._wrapped
 
     @contextmanager

@@ -33,7 +33,7 @@ from m3video.config import (
 from m3video.errors import CheckpointError, ConfigError
 from m3video.model.checkpoint import read_json, write_json, write_whole, written_whole
 from m3video.train.environment import describe_environment
-from m3video.train.world import restarted
+from m3video.train.world import restarts
 from m3video.video.manifest import Manifest, write_manifest
 
 MAY_DIFFER = frozenset(
@@ -111,7 +111,7 @@ class RunDirectory:
         Raises:
             CheckpointError, ConfigError: as `check_free` and `check_resume`.
         """
-        if restarted() and self.config.exists():
+        if restarts() and self.config.exists():
             config = config.model_copy(update={"resume": True})
         if config.resume:
             self.check_resume(config)

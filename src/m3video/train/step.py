@@ -121,9 +121,10 @@ def split(clips: Clips, parts: int) -> list[Clips]:
     ]
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A seed for what is drawn in a step itself, unrelated to that of other steps and samples."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+def step_seed(seed: int, step: int, *place: int) -> int:
+    """A seed for what is drawn in a step itself, or for a `place` in its batch, unrelated to that
+    of other steps and samples."""
+    return int(np.random.SeedSequence((seed, step, *place)).generate_state(1, np.uint64)[0])
 
 
 def choose_device(name: str) -> torch.device:

@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from m3video.errors import ConfigError, M3VideoError
 
@@ -146,9 +148,9 @@ def started_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def restarted() -> bool:
-    """Whether torchrun has started this process in place of one that failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts() -> int:
+    """How often torchrun has started this process in place of one that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def local_device(name: str) -> str:
@@ -170,6 +172,10 @@ def join(device: torch.device) -> World:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        # The launcher's store outlives processes: those that take their place after a failure must
+        # not find the addresses of the dead there.
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        store = PrefixStore(f"restart-{restarts()}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
     return World(dist.get_rank(), dist.get_world_size())

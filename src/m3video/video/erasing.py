@@ -43,14 +43,17 @@ def draw_box(size: tuple[int, int], chance: float, generator: torch.Generator) -
     return nothing
 
 
-def erase(clips: Tensor, boxes: list[list[int]]) -> None:
-    """Replace boxes by noise of mean 0 and deviation 1, in place; draws from torch's generator.
+def erase(clips: Tensor, boxes: list[list[int]], seeds: list[int]) -> None:
+    """Replace boxes by noise of mean 0 and deviation 1, in place.
 
     Args:
         clips: float [B, 3, T, H, W], normalised.
         boxes: B of `draw_box`.
+        seeds: of the noise of each clip.
     """
-    for clip, (top, left, rows, columns) in zip(clips, boxes, strict=True):
+    generator = torch.Generator(clips.device)
+    for clip, (top, left, rows, columns), seed in zip(clips, boxes, seeds, strict=True):
         if rows:
             box = clip[:, :, top : top + rows, left : left + columns]
-            box.copy_(torch.randn_like(box))
+            noise = torch.empty(box.shape, dtype=box.dtype, device=box.device)
+            box.copy_(noise.normal_(generator=generator.manual_seed(seed)))
