@@ -212,18 +212,18 @@ def test_devices_starts_the_processes_and_bad_input_is_one_line(tmp_path: Path) 
             check=False,
         )
 
-    bad = start("nowhere", "--out", "run")
+    bad = start("--data", "nowhere", "--out", "run")
     assert bad.returncode == 2
     lines = [line for line in bad.stderr.splitlines() if "nowhere" in line]
     assert len(lines) == 1, bad.stderr
     assert "Traceback" not in bad.stderr
     assert not (tmp_path / "run").exists()
     small = ["--train.steps", "2", "--train.batch", "2", "--shapes.clips", "4"]
-    good = start("moving-shapes", "--out", "run", "--train.workers", "0", *small)
+    good = start("--data", "moving-shapes", "--out", "run", "--train.workers", "0", *small)
     assert good.returncode == 0, good.stderr[-2000:]
     assert len(read_metrics(tmp_path / "run")) == 2
     assert good.stdout.count("report:") == 1
-    uneven = start("moving-shapes", "--out", "odd", *small[:2], "--train.batch", "3")
+    uneven = start("--data", "moving-shapes", "--out", "odd", *small[:2], "--train.batch", "3")
     assert uneven.returncode == 2
     assert "train.batch 3" in uneven.stderr
 
