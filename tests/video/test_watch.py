@@ -132,9 +132,7 @@ def test_a_worker_that_is_killed_condemns_no_file(
     assert "a data worker ended (SIGKILL), for want of memory most likely; the" in (
         capfd.readouterr().err
     )
-    with pytest.raises(
-        RunFailedError, match=r"rank 0: .*\(SIGKILL\).* again: use fewer"
-    ):
+    with pytest.raises(RunFailedError, match=r"rank 0: .*\(SIGKILL\).* again: use fewer"):
         list(train(Harmful(8, {3: "SIGKILL"})))
 
 
@@ -147,9 +145,7 @@ def test_a_worker_that_hangs_is_replaced(capfd: pytest.CaptureFixture[str]) -> N
 
 def test_when_all_workers_hang_the_storage_is_asked_about() -> None:
     everything = dict.fromkeys(range(8), "hang")
-    with pytest.raises(
-        RunFailedError, match=r"rank 0: no batch for 0.5 s: all .*clip-\d.mp4"
-    ):
+    with pytest.raises(RunFailedError, match=r"rank 0: no batch for 0.5 s: all .*clip-\d.mp4"):
         list(train(Harmful(8, everything), stall_seconds=0.5))
 
 

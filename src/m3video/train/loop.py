@@ -26,6 +26,8 @@ from torch import nn, optim
 from m3video.errors import (
     ConfigError,
     DivergedError,
+    M3VideoError,
+    NotWrittenError,
     RunFailedError,
     TooManyUnreadableError,
     VideoError,
@@ -35,14 +37,17 @@ from m3video.train.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
+    whole_checkpoints,
 )
+from m3video.train.health import warnings
 from m3video.train.interrupt import Interrupt
 from m3video.train.optim import Schedule, steps_per_epoch, total_steps
 from m3video.train.progress import Clock, Display
-from m3video.train.run import MetricsLog, RunConfig, RunDirectory
+from m3video.train.run import MetricsLog, RunConfig, RunDirectory, writing
 from m3video.train.step import StepResult
 from m3video.video.loader import Clips, ClipSource, Prepare, make_loader
 from m3video.video.manifest import Manifest
+from m3video.video.watch import lost
 
 
 class Steps(Protocol):
@@ -77,13 +82,6 @@ class Data:
     prepare: Prepare
     manifest: Manifest | None
     files: int | None = None
-
-
-def worker_ended(error: Exception) -> RunFailedError:
-    return RunFailedError(
-        f"a data worker ended, for want of memory most likely ({error}): use fewer "
-        "train.workers or a smaller train.batch"
-    )
 
 
 def say(console: Console, line: str) -> None:
@@ -121,7 +119,7 @@ def next_batch(batches: Iterator[Clips]) -> Clips:
     Raises:
         ConfigError: frames that do not suit what finds the motion.
         VideoError: a clip and those that could take its place cannot be read.
-        RunFailedError: a worker was killed.
+        RunFailedError: workers were killed, or stall.
     """
     try:
         return next(batches)
@@ -129,11 +127,6 @@ def next_batch(batches: Iterator[Clips]) -> Clips:
         kind = type(error)
         message = str(error).strip().splitlines()[-1]
         raise kind(message.removeprefix(f"m3video.errors.{kind.__name__}: ")) from error
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        # Killed while it handed a batch over, a worker leaves a broken connection behind.
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-            raise
-        raise worker_ended(error) from error
 
 
 class Loop:
@@ -177,6 +170,7 @@ class Loop:
         self.schedule = Schedule.of(config.train, self.steps)
         self.state = TrainState()
         self.clock = Clock()
+        self._warned: set[str] = set()
 
     def go(self) -> Path:
         """Train to the last step, from the newest checkpoint if resumed; gives the directory."""
@@ -184,12 +178,8 @@ class Loop:
         with cores_shared(self.trainer.device, self.config.train.workers, before):
             try:
                 return self._go()
-            except RuntimeError as error:
-                # torch raises this wherever the training process is when a worker dies, within an
-                # update of the weights even: nothing is saved then, the last checkpoint stands.
-                if not str(error).startswith("DataLoader worker"):
-                    raise
-                raise worker_ended(error) from error
+            except NotWrittenError as error:
+                raise self._not_written(error) from error
 
     def _go(self) -> Path:
         device = str(self.trainer.device)
@@ -214,6 +204,17 @@ class Loop:
             self._loop(itertools.chain([first], batches), interrupt)
         return self.run.path
 
+    def _not_written(self, error: NotWrittenError) -> M3VideoError:
+        """What is kept, and how to go on; before there is a run, the error itself."""
+        if not self.run.config.exists():
+            return error
+        places = whole_checkpoints(self.run.checkpoints)
+        kept = f"{places[-1]} is kept" if places else "there is no checkpoint yet"
+        return RunFailedError(
+            f"{error}; stopped after step {self.state.step}, {kept}; when that is mended, go on "
+            f"with: m3video {self.verb} {self.run.resume_options}"
+        )
+
     def _batches(self) -> Iterable[Clips]:
         train = self.config.train
         return make_loader(
@@ -225,6 +226,8 @@ class Loop:
             workers=train.workers,
             prepare=self.data.prepare,
             pin_memory=self.trainer.device.type == "cuda",
+            stall_seconds=train.stall_seconds,
+            refused=lost(self.state.unreadable),
         )
 
     def _loop(self, batches: Iterator[Clips], interrupt: Interrupt) -> None:
@@ -242,6 +245,7 @@ class Loop:
                 if logged or not result.finite:
                     log.write(self._metrics(result, rate))
                 display.update(state.step, result.losses, self._clips_per_second, self.clock)
+                self._warn(result, display)
                 self._stop_if_diverged(result, display)
                 due = due or state.step % config.checkpoint_every == 0
                 # Weights that the next loss is not finite with must not take a good one's place.
@@ -254,7 +258,7 @@ class Loop:
                         f"interrupted: saved after step {state.step} of {self.steps}; go on with: "
                         f"m3video {self.verb} {self.run.resume_options}"
                     )
-                    raise KeyboardInterrupt
+                    raise interrupt.error
 
     def _step(self, clips: Clips, rate: float) -> StepResult:
         number = self.state.step + 1
@@ -279,14 +283,13 @@ class Loop:
 
     def _count(self, result: StepResult, seconds: float, waited: float) -> None:
         self.state.step += 1
-        self.state.seconds += seconds
-        self.clock.add(seconds, waited)
+        self.state.seconds += self.clock.add(seconds, waited)
         self.state.bad_steps += not result.finite
         self.state.bad_in_a_row = 0 if result.finite else self.state.bad_in_a_row + 1
 
     @property
     def _clips_per_second(self) -> float:
-        return self.config.train.batch / self.clock.seconds_per_step
+        return self.config.train.batch * self.clock.steps_per_second
 
     def _metrics(self, result: StepResult, rate: float) -> dict[str, float | int | None]:
         """One line of metrics.jsonl; the last three keys are times, all others repeat exactly."""
@@ -296,6 +299,7 @@ class Loop:
             f"loss/{name}": loss if math.isfinite(loss) else None
             for name, loss in result.losses.items()
         }
+        health = result.health if taken else {}
         return {
             "step": state.step,
             "epoch": state.step / per_epoch,
@@ -303,12 +307,25 @@ class Loop:
             **each,
             "lr": rate,
             "grad_norm": result.grad_norm if taken else None,
+            **{key: value if math.isfinite(value) else None for key, value in health.items()},
             "bad_steps": state.bad_steps,
             "unreadable": len(state.unreadable),
             "time": state.seconds,
             "clips_per_second": self._clips_per_second,
             "data_wait": self.clock.data_wait,
         }
+
+    def _warn(self, result: StepResult, display: Display) -> None:
+        """Say once that nothing is learned, or that the features collapse."""
+        found = warnings(
+            result.health if result.finite else {},
+            self.state.step,
+            self.steps,
+            self.config.train.batch,
+        )
+        for kind in found.keys() - self._warned:
+            display.say(f"warning: {found[kind]}")
+        self._warned |= found.keys()
 
     def _stop_if_diverged(self, result: StepResult, display: Display) -> None:
         state = self.state
@@ -353,12 +370,13 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint, and `model/`."""
-        save_checkpoint(
-            self.run.checkpoints,
-            self.run.last,
-            model=self.trainer.model,
-            optimizer=self.trainer.optimizer,
-            state=self.state,
-            keep=self.config.train.keep,
-        )
-        self._save_weights()
+        with writing(self.run.path):
+            save_checkpoint(
+                self.run.checkpoints,
+                self.run.last,
+                model=self.trainer.model,
+                optimizer=self.trainer.optimizer,
+                state=self.state,
+                keep=self.config.train.keep,
+            )
+            self._save_weights()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from m3video.config import PretrainConfig
 from m3video.errors import ConfigError
 from m3video.masking import decoded_count, hidden_count
 from m3video.model.masked_autoencoder import build_model
+from m3video.train.health import Health, measured
 from m3video.train.optim import make_optimizer, set_learning_rate
 from m3video.train.prepare import Batch, Finish
 from m3video.video.loader import Clips
@@ -29,11 +30,13 @@ class StepResult:
         loss: weighted sum over the targets.
         losses: of each target, not weighted.
         grad_norm: before clipping.
+        health: figures of `m3video.train.health` by their key, on the steps that are measured.
     """
 
     loss: float
     losses: dict[str, float]
     grad_norm: float
+    health: dict[str, float] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:
@@ -72,14 +75,18 @@ class Trainer:
             rate: learning rate.
         """
         torch.manual_seed(step_seed(self.config.train.seed, number))
-        losses = self._accumulate(clips.to(self.device, non_blocking=True))
+        health = Health() if measured(number, self.config.train) else None
+        losses = self._accumulate(clips.to(self.device, non_blocking=True), health)
+        figures = health.figures(losses) if health is not None else {}
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = get_total_norm(gradients)
         weights = {name: target.weight for name, target in self.config.targets.active.items()}
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         # One copy to the host, so that a GPU is waited for once a step.
-        total, grad_norm, *each = torch.stack([loss, norm, *losses.values()]).tolist()
-        result = StepResult(total, dict(zip(losses, each, strict=True)), grad_norm)
+        parts = torch.stack([loss, norm, *losses.values(), *figures.values()]).tolist()
+        total, grad_norm, *each = parts
+        shown = dict(zip(figures, each[len(losses) :], strict=True))
+        result = StepResult(total, dict(zip(losses, each, strict=False)), grad_norm, shown)
         if result.finite:
             limit = self.config.train.clip_grad
             if limit is not None:
@@ -89,7 +96,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return result
 
-    def _accumulate(self, clips: Clips) -> dict[str, Tensor]:
+    def _accumulate(self, clips: Clips, health: Health | None) -> dict[str, Tensor]:
         """Add up the gradients of all micro-batches; gives the losses of the whole batch.
 
         A loss is a mean over valid numbers, and micro-batches may hold unequal counts of them: each
@@ -101,7 +108,10 @@ class Trainer:
         totals = {name: torch.stack([count[name] for count in counts]).sum() for name in active}
         sums = {name: torch.zeros((), device=self.device) for name in active}
         for part, count in zip(parts, counts, strict=True):
-            losses = self._losses(part)
+            losses, features = self._losses(part)
+            if health is not None:
+                decoded = part.mask if part.decode is None else part.decode
+                health.add(features, part.targets, decoded)
             share = {
                 name: losses[name] * (count[name] / totals[name].clamp(min=1)) for name in active
             }
@@ -110,7 +120,8 @@ class Trainer:
             sums = {name: sums[name] + share[name].detach() for name in active}
         return sums
 
-    def _losses(self, part: Batch) -> dict[str, Tensor]:
+    def _losses(self, part: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Loss of each target, and the features [B, D]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             output = self._forward(
                 part.clip,
@@ -121,7 +132,7 @@ class Trainer:
                 decoded=self.decoded,
             )
         losses: dict[str, Tensor] = output["losses"]
-        return losses
+        return losses, output["features"]
 
 
 def split(clips: Clips, parts: int) -> list[Clips]:
