@@ -351,8 +351,9 @@ def test_second_ctrl_c_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(read_metrics(tmp_path)) == 4
 
 
-def test_ctrl_c_reaches_the_workers_too_and_does_no_harm(tmp_path: Path) -> None:
-    """A terminal sends SIGINT to the whole process group."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_ctrl_c_reaches_the_workers_too_and_does_no_harm(tmp_path: Path, number: int) -> None:
+    """A terminal sends SIGINT to the whole process group, a scheduler the others."""
     config = config_of(tmp_path / "run", workers=2, steps=100_000, checkpoint_every=100_000)
     save_config(config, tmp_path / "run.yaml")
     code = (
@@ -372,7 +373,7 @@ def test_ctrl_c_reaches_the_workers_too_and_does_no_harm(tmp_path: Path) -> None
         metrics.exists() and metrics.read_bytes().count(b"\n") > 2
     ):
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     shown = process.communicate(timeout=120)[1]
     assert "interrupted: saved after step" in shown
     assert shown.count("Traceback") == 1  # the KeyboardInterrupt that the verb raises

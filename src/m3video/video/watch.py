@@ -299,8 +299,10 @@ class _Watchdog:
             why, final = "for want of shared memory (/dev/shm) most likely", True
         elif causes[0] in CRASHES:
             why, final = "while it read no file", True
-        else:
+        elif causes[0] == "SIGKILL":
             why, final = "for want of memory most likely", False
+        else:
+            why, final = "as something outside asked it to", False
         return _WorkersEndedError(f"{_rank()}a data worker ended ({causes[0]}), {why}", final=final)
 
     def _watch(self) -> None:
