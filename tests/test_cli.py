@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from m3video.cli import BENCHMARKS, VERBS, main
 from m3video.config import PretrainConfig
+from m3video.errors import StoppedError
 from m3video.train.run import RunDirectory
 from tests.train.tiny import tiny_config
 
@@ -195,9 +197,12 @@ def test_a_path_that_cannot_be_written_is_one_line(
     assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt, 130), (StoppedError(signal.SIGTERM), 143), (BrokenPipeError, 141)],
+)
 def test_ctrl_c_and_a_closed_pipe_are_no_tracebacks(
-    monkeypatch: pytest.MonkeyPatch, error: type[BaseException], code: int
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | BaseException, code: int
 ) -> None:
     def report(arguments: list[str]) -> int:
         raise error

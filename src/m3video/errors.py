@@ -27,6 +27,10 @@ class CheckpointError(M3VideoError):
     """Weights or a run directory that cannot be used."""
 
 
+class NotWrittenError(CheckpointError):
+    """Weights that cannot be written, such as on a full disk. The message starts with the path."""
+
+
 class RunFailedError(M3VideoError):
     """A run that could not go on, though nothing is wrong with the input; exit code 1."""
 
@@ -37,3 +41,15 @@ class DivergedError(RunFailedError):
 
 class TooManyUnreadableError(M3VideoError):
     """More videos could not be read than the run tolerates."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal other than Ctrl-C asked the process to end; what it had done is saved.
+
+    Attributes:
+        number: of the signal; the exit code is 128 more.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number

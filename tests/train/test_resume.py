@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from m3video.config import PretrainConfig, save_config
+from tests.train.kill import EVENT, FSYNC
 from tests.train.tiny import read_metrics, tiny_config, without_times
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,8 @@ WEAK_POINTS: list[Kill] = [
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
 
 
 def run_jobs(folder: Path, jobs: list[tuple[PretrainConfig, Kill | None]]) -> list[int]:
@@ -49,10 +51,15 @@ def run_jobs(folder: Path, jobs: list[tuple[PretrainConfig, Kill | None]]) -> li
         file = folder / f"job-{number}.yaml"
         save_config(config, file)
         plain.append({"config": str(file), "kill": kill})
-    (folder / "jobs.json").write_text(json.dumps(plain))
+    return run_plain(folder, plain)
+
+
+def run_plain(folder: Path, jobs: list[dict[str, Any]]) -> list[int]:
+    """Run what `tests.train.kill` understands."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, "-m", "tests.train.kill", str(folder / "jobs.json")]
     done = subprocess.run(  # noqa: PLW1510 - checked below
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stderr
     ended: list[int] = json.loads(done.stdout.splitlines()[-1])
@@ -98,6 +105,30 @@ def test_killed_at_random_steps_and_while_saving(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_at_weak_points(tmp_path: Path) -> None:
     check_kills(tmp_path, RANDOM_STEPS[2:] + WEAK_POINTS)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
+    """Twelve between any two calls of the loop, eight where a file is forced to the disk."""
+    train = {"batch": 2}
+    save_config(config_of(tmp_path / "reference", **train), tmp_path / "counted.yaml")
+    counted = {"config": str(tmp_path / "counted.yaml"), "kill": None, "count": True}
+    assert run_plain(tmp_path, [counted]) == [0]
+    counts = json.loads((tmp_path / "counted.counts").read_text())
+    draw = random.Random(20)
+    kills: list[Kill] = [(EVENT, draw.randint(1, counts[EVENT])) for _ in range(12)]
+    kills += [(FSYNC, number) for number in sorted(draw.sample(range(1, counts[FSYNC] + 1), 8))]
+    jobs: list[tuple[PretrainConfig, Kill | None]] = []
+    for number, kill in enumerate(kills):
+        out = tmp_path / f"run-{number}"
+        jobs += [(config_of(out, **train), kill), (config_of(out, resume=True, **train), None)]
+    assert run_jobs(tmp_path, jobs) == [signal.SIGKILL, 0] * len(kills)
+    for number in range(len(kills)):
+        assert_same_run(tmp_path / f"run-{number}", tmp_path / "reference")
+    left = [json.loads((tmp_path / f"job-{2 * n}.left").read_text()) for n in range(len(kills))]
+    within = [any(name.startswith("checkpoints/.step-") for name in names) for names in left]
+    assert sum(within[12:]) >= 4, "kills within the writing of a checkpoint"
+    assert sum(within) < len(kills), "and between two of them"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ A user's mistake ends in one line on stderr and exit code 2, never in a tracebac
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from m3video.cli.probe import probe
 from m3video.cli.resume import given_config
 from m3video.cli.weights import export_verb, import_verb
 from m3video.config import PretrainConfig, TrackConfig
-from m3video.errors import ConfigError, M3VideoError, RunFailedError
+from m3video.errors import ConfigError, M3VideoError, RunFailedError, StoppedError
 from m3video.recipes import RECIPES, recipe_config
 
 DEFAULT_RECIPE = "mme"
@@ -49,7 +50,10 @@ USERS_FAULT = frozenset(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `m3video VERB …`; the exit code: 0, 2 for bad input, 1 for a run that failed."""
+    """Run `m3video VERB …`; the exit code.
+
+    0 done; 2 bad input; 1 a run that failed; 128 + the number of the signal that ended it.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help"}:
         print(overview("m3video", "VERB", VERBS))
@@ -65,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except M3VideoError as error:
         code = 1 if isinstance(error, RunFailedError) else 2
         return code if error.said else _complain(verb, str(error), code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"m3video {verb}: interrupted", file=sys.stderr)
-        return 130
+        return 128 + (error.number if isinstance(error, StoppedError) else signal.SIGINT)
     except BrokenPipeError:
         return 141
     except OSError as error:

@@ -227,7 +227,7 @@ def _compute(
                 first, held = done, _Held()
             if interrupt.requested and done < len(windows):
                 bar.say(f"interrupted at {done} of {len(windows)}: the same command goes on")
-                raise KeyboardInterrupt
+                raise interrupt.error
 
 
 @torch.inference_mode()

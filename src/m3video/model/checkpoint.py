@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from m3video.config import ClipConfig, one_line
-from m3video.errors import CheckpointError, ConfigError
+from m3video.errors import CheckpointError, ConfigError, NotWrittenError
 from m3video.model.classifier import Classifier
 from m3video.model.detector import Detector
 from m3video.model.vit import VisionTransformer
@@ -104,7 +104,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write safetensors whole or not at all. Tensors may be on any device and need not be dense.
 
     Raises:
-        CheckpointError: they cannot be written, such as on a full disk.
+        NotWrittenError: such as on a full disk.
     """
     dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_whole(path) as aside:
@@ -114,7 +114,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             save_file(dense, aside)
             aside.chmod(mode)  # as the umask has it: safetensors makes files for the owner alone
         except SafetensorError as error:
-            raise CheckpointError(f"{path}: cannot be written: {_reason(error)}") from error
+            raise NotWrittenError(f"{path}: cannot be written: {_reason(error)}") from error
 
 
 def read_json(path: Path) -> Any:

@@ -169,8 +169,9 @@ class MaskedAutoencoder(nn.Module):
 
         Returns:
             `predictions`: {target: [B, N_hidden, D]}, hidden (with `decode`: these) tokens in
-            ascending order; with targets also `loss`: the weighted sum, a scalar, and `losses`:
-            {target: scalar}, not weighted.
+            ascending order; with targets also `loss`: the weighted sum, a scalar, `losses`:
+            {target: scalar}, not weighted, and `features`: the mean of the encoder's visible
+            tokens, [B, D_enc], detached.
 
         Raises:
             ConfigError: the clip has another shape, rows hide or decode different numbers of
@@ -181,7 +182,8 @@ class MaskedAutoencoder(nn.Module):
             if decoded is None and bool((decode & ~mask).any()):
                 raise ConfigError("decode has visible tokens; only hidden tokens can be decoded")
             hidden_index = split_tokens(decode, decoded)[1]
-        predictions = self._predict(clip, visible_index, hidden_index)
+        encoded = self.encoder(clip, visible=visible_index)
+        predictions = self._predict(encoded, visible_index, hidden_index)
         if targets is None:
             return {"predictions": predictions}
         batch = torch.arange(len(mask), device=mask.device)[:, None]
@@ -192,10 +194,10 @@ class MaskedAutoencoder(nn.Module):
             losses[name] = masked_squared_error(prediction, values, valid)
         weighted = [self.specs[name].weight * loss for name, loss in losses.items()]
         loss = torch.stack(weighted).sum()
-        return {"predictions": predictions, "loss": loss, "losses": losses}
+        features = encoded.detach().mean(1)
+        return {"predictions": predictions, "loss": loss, "losses": losses, "features": features}
 
-    def _predict(self, clip: Tensor, visible: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-        encoded = self.encoder(clip, visible=visible)
+    def _predict(self, encoded: Tensor, visible: Tensor, hidden: Tensor) -> dict[str, Tensor]:
         visible_positions = self.positions[visible]
         hidden_tokens = self.mask_token + self.positions[hidden]
         decoded = {

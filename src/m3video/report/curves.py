@@ -8,6 +8,7 @@ from statistics import fmean, median
 
 from m3video.report.facts import Metrics, duration
 from m3video.report.plots import Chart, number
+from m3video.train.health import EXPLAINED, RANK
 
 LOSSES = {"cross_entropy": "Cross-entropy", "binary_cross_entropy": "Binary cross-entropy"}
 """What the losses of classifiers and detectors are called."""
@@ -46,7 +47,7 @@ def metric_charts(metrics: Metrics, losses: Mapping[str, str]) -> list[Chart]:
         ("grad_norm", "Gradient norm", "", True),
         ("clips_per_second", "Speed", "clips/s", True),
     ]
-    return [
+    charts = [
         Chart(
             title,
             unit,
@@ -57,6 +58,25 @@ def metric_charts(metrics: Metrics, losses: Mapping[str, str]) -> list[Chart]:
         )
         for key, title, unit, smooth in wanted
     ]
+    return [*charts, *_health_charts(metrics)]
+
+
+def _health_charts(metrics: Metrics) -> list[Chart]:
+    """What `m3video.train.health` measures, on the steps that were measured."""
+    titles = {
+        key: (f"Explained of {words(key.removeprefix(EXPLAINED))}", "share of its variance")
+        for key in metrics.columns
+        if key.startswith(EXPLAINED)
+    }
+    titles[RANK] = "Effective rank of the features", "directions"
+    charts = []
+    for key, (title, unit) in titles.items():
+        pairs = zip(metrics.steps, metrics.column(key), strict=True)
+        points = [(step, value) for step, value in pairs if value is not None]
+        if points:
+            steps, values = zip(*points, strict=True)
+            charts.append(Chart(title, unit, steps, values, smooth=False, log=False))
+    return charts
 
 
 def words(name: str) -> str:

@@ -28,19 +28,22 @@ from m3video.errors import (
     ConfigError,
     DivergedError,
     M3VideoError,
+    NotWrittenError,
     RunFailedError,
     TooManyUnreadableError,
     VideoError,
 )
-from m3video.train.checkpoint import Checkpoints, TrainState, whole_weights
+from m3video.train.checkpoint import Checkpoints, TrainState, whole_checkpoints, whole_weights
+from m3video.train.health import warnings
 from m3video.train.interrupt import Interrupt
 from m3video.train.optim import Schedule, steps_per_epoch, total_steps
 from m3video.train.progress import Clock, Display
-from m3video.train.run import MetricsLog, RunConfig, RunDirectory
+from m3video.train.run import MetricsLog, RunConfig, RunDirectory, writing
 from m3video.train.update import StepResult
 from m3video.train.world import ALONE, World
 from m3video.video.loader import Clips, ClipSource, Prepare, make_loader
 from m3video.video.manifest import Manifest
+from m3video.video.watch import lost
 
 
 class Steps(Protocol):
@@ -94,13 +97,6 @@ class Data:
     files: int | None = None
 
 
-def worker_ended(error: Exception) -> RunFailedError:
-    return RunFailedError(
-        f"a data worker ended, for want of memory most likely ({error}): use fewer "
-        "train.workers or a smaller train.batch"
-    )
-
-
 def say(console: Console, line: str) -> None:
     """Print a line as it is."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -136,7 +132,7 @@ def next_batch(batches: Iterator[Clips]) -> Clips:
     Raises:
         ConfigError: frames that do not suit what finds the motion.
         VideoError: a clip and those that could take its place cannot be read.
-        RunFailedError: a worker was killed.
+        RunFailedError: workers were killed, or stall.
     """
     try:
         return next(batches)
@@ -144,11 +140,6 @@ def next_batch(batches: Iterator[Clips]) -> Clips:
         kind = type(error)
         message = str(error).strip().splitlines()[-1]
         raise kind(message.removeprefix(f"m3video.errors.{kind.__name__}: ")) from error
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        # Killed while it handed a batch over, a worker leaves a broken connection behind.
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-            raise
-        raise worker_ended(error) from error
 
 
 class Loop:
@@ -201,6 +192,7 @@ class Loop:
         self.lag = 1 if trainer.device.type == "cuda" else 0
         self._taken = deque[Taken]()
         self.clock = Clock()
+        self._warned: set[str] = set()
 
     def go(self) -> Path:
         """Train to the last step, from the newest checkpoint if resumed; gives the directory."""
@@ -208,12 +200,8 @@ class Loop:
         with cores_shared(self.trainer.device, self.config.train.workers, before):
             try:
                 return self._go()
-            except RuntimeError as error:
-                # torch raises this wherever the training process is when a worker dies, within an
-                # update of the weights even: nothing is saved then, the last checkpoint stands.
-                if not str(error).startswith("DataLoader worker"):
-                    raise
-                raise worker_ended(error) from error
+            except NotWrittenError as error:
+                raise self._not_written(error) from error
 
     def _go(self) -> Path:
         device = str(self.trainer.device)
@@ -239,6 +227,17 @@ class Loop:
             self._loop(itertools.chain([first], batches), interrupt)
         return self.run.path
 
+    def _not_written(self, error: NotWrittenError) -> M3VideoError:
+        """What is kept, and how to go on; before there is a run, the error itself."""
+        if not self.run.config.exists():
+            return error
+        places = whole_checkpoints(self.run.checkpoints)
+        kept = f"{places[-1]} is kept" if places else "there is no checkpoint yet"
+        return RunFailedError(
+            f"{error}; stopped after step {self.state.step}, {kept}; when that is mended, go on "
+            f"with: m3video {self.verb} {self.run.resume_options}"
+        )
+
     def _batches(self) -> Iterable[Clips]:
         train = self.config.train
         return make_loader(
@@ -251,6 +250,8 @@ class Loop:
             prepare=self.data.prepare,
             pin_memory=self.trainer.device.type == "cuda",
             part=self.part,
+            stall_seconds=train.stall_seconds,
+            refused=lost(self.state.unreadable),
         )
 
     def _loop(self, batches: Iterator[Clips], interrupt: Interrupt) -> None:
@@ -283,7 +284,7 @@ class Loop:
                         f"interrupted: saved after step {state.step} of {self.steps}; go on with: "
                         f"m3video {self.verb} {self.run.resume_options}"
                     )
-                    raise KeyboardInterrupt
+                    raise interrupt.error
 
     @contextmanager
     def _metrics_log(self) -> Iterator[MetricsLog | None]:
@@ -302,6 +303,7 @@ class Loop:
             if log is not None and (logged or not taken.result.finite):
                 log.write(self._metrics(taken))
             display.update(taken.step, taken.result.losses, self._clips_per_second, self.clock)
+            self._warn(taken, display)
             self._stop_if_diverged(taken, display)
 
     def _step(self, clips: Clips, rate: float) -> StepResult:
@@ -355,8 +357,7 @@ class Loop:
     def _count_time(self, mark: float, waited: float) -> float:
         """Note a step that began at `mark`, where the one before it ended; gives its own end."""
         now = time.perf_counter()
-        self.state.seconds += now - mark
-        self.clock.add(now - mark, waited)
+        self.state.seconds += self.clock.add(now - mark, waited)
         return now
 
     def _count(self, result: StepResult) -> None:
@@ -365,8 +366,7 @@ class Loop:
 
     @property
     def _clips_per_second(self) -> float:
-        seconds = self.clock.seconds_per_step
-        return self.config.train.batch / seconds if seconds else 0.0
+        return self.config.train.batch * self.clock.steps_per_second
 
     def _metrics(self, taken: Taken) -> dict[str, float | int | None]:
         """One line of metrics.jsonl; the last three keys are times, all others repeat exactly."""
@@ -376,6 +376,7 @@ class Loop:
             f"loss/{name}": loss if math.isfinite(loss) else None
             for name, loss in result.losses.items()
         }
+        health = result.health if result.finite else {}
         return {
             "step": taken.step,
             "epoch": taken.step / per_epoch,
@@ -383,12 +384,21 @@ class Loop:
             **each,
             "lr": taken.rate,
             "grad_norm": result.grad_norm if result.finite else None,
+            **{key: value if math.isfinite(value) else None for key, value in health.items()},
             "bad_steps": state.bad_steps,
             "unreadable": taken.unreadable,
             "time": state.seconds,
             "clips_per_second": self._clips_per_second,
             "data_wait": self.clock.data_wait,
         }
+
+    def _warn(self, taken: Taken, display: Display) -> None:
+        """Say once that nothing is learned, or that the features collapse."""
+        figures = taken.result.health if taken.result.finite else {}
+        found = warnings(figures, taken.step, self.steps, self.config.train.batch)
+        for kind in found.keys() - self._warned:
+            display.say(f"warning: {found[kind]}")
+        self._warned |= found.keys()
 
     def _stop_if_diverged(self, taken: Taken, display: Display) -> None:
         state = self.state
@@ -440,11 +450,12 @@ class Loop:
             last: nothing follows it: wait until it is there. A checkpoint in parts is written in
                 the background else, and `model/`, which is put together for it, with the last.
         """
-        self.checkpoints.save(self.state)
-        if last:
-            self.checkpoints.appear(wait=True)
-        if last or not self.checkpoints.sharded:
-            weights = whole_weights(self.trainer.model)
-            if self.world.main:
-                self._save_weights(weights)
-            self.world.wait()
+        with writing(self.run.path):
+            self.checkpoints.save(self.state)
+            if last:
+                self.checkpoints.appear(wait=True)
+            if last or not self.checkpoints.sharded:
+                weights = whole_weights(self.trainer.model)
+                if self.world.main:
+                    self._save_weights(weights)
+        self.world.wait()

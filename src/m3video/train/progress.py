@@ -26,15 +26,23 @@ WINDOW = 50
 class Clock:
     """Speed and waiting over the last steps.
 
-    A step is reported as (seconds in all, seconds of them spent waiting for data).
+    A step is reported as (seconds in all, seconds of them spent waiting for data). Clocks are set
+    while a run is under way: no time is negative, and no speed is infinite.
     """
 
     def __init__(self) -> None:
         self._steps: deque[tuple[float, float]] = deque(maxlen=WINDOW)
 
-    def add(self, seconds: float, waited: float) -> None:
-        """Note a step."""
-        self._steps.append((seconds, waited))
+    def add(self, seconds: float, waited: float) -> float:
+        """Note a step; gives the seconds that count."""
+        seconds = max(seconds, 0.0)
+        self._steps.append((seconds, min(max(waited, 0.0), seconds)))
+        return seconds
+
+    @property
+    def steps_per_second(self) -> float:
+        """0 where the clock stood still."""
+        return 1 / self.seconds_per_step if self.seconds_per_step else 0.0
 
     @property
     def seconds_per_step(self) -> float:
@@ -83,7 +91,7 @@ class Display:
             self._bar.update(self._task, completed=step, text=text)
             return
         now = time.monotonic()
-        if now - self._said >= PLAIN_EVERY or step == self._steps:
+        if abs(now - self._said) >= PLAIN_EVERY or step == self._steps:
             self._said = now
             left = (self._steps - step) * clock.seconds_per_step
             self.say(f"step {step}/{self._steps}  {text}  left {left:.0f} s")

@@ -16,7 +16,9 @@ import io
 import json
 import os
 import shlex
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -30,7 +32,7 @@ from m3video.config import (
     load_config,
     save_config,
 )
-from m3video.errors import CheckpointError, ConfigError
+from m3video.errors import CheckpointError, ConfigError, NotWrittenError
 from m3video.model.checkpoint import read_json, write_json, write_whole, written_whole
 from m3video.train.environment import describe_environment
 from m3video.train.world import restarts
@@ -50,6 +52,7 @@ MAY_DIFFER = frozenset(
         "train.log_every",
         "train.max_bad_steps",
         "train.max_unreadable",
+        "train.stall_seconds",
     }
 )
 """Settings that do not change what is computed, so a resumed run may change them.
@@ -60,6 +63,20 @@ Another device rounds otherwise; torch's threads stay those of the run's start.
 RunConfig = PretrainConfig | FinetuneConfig | DetectTrainConfig
 C = TypeVar("C", PretrainConfig, FinetuneConfig, DetectTrainConfig)
 Metrics = dict[str, float | int | None]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the errors of the file system into one that names a file.
+
+    Raises:
+        NotWrittenError: for any OSError; it names `path` where the error names none.
+    """
+    try:
+        yield
+    except OSError as error:
+        where, why = error.filename or path, error.strerror or error
+        raise NotWrittenError(f"{where}: cannot be written: {why}") from error
 
 
 class RunDirectory:
@@ -155,11 +172,12 @@ class RunDirectory:
 
     def note_resumption(self, config: RunConfig, step: int, device: str) -> None:
         """Write down that a run goes on, where, and with which of the settings that may differ."""
-        self.write_config(config)
         entry = {"step": step, **describe_environment(device)}
         before = json.loads(self.environment.read_text()) if self.environment.exists() else {}
         resumed = [*before.get("resumed", []), entry]
-        write_json(self.environment, {**before, "resumed": resumed})
+        with writing(self.path):
+            self.write_config(config)
+            write_json(self.environment, {**before, "resumed": resumed})
 
     def threads(self) -> int | None:
         """Torch's CPU threads when the run was started; None where nobody wrote it down."""
@@ -187,7 +205,8 @@ class RunDirectory:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("path", "reason"))
         writer.writerows(sorted(reasons.items()))
-        write_whole(self.unreadable, text.getvalue().encode("utf-8", "surrogateescape"))
+        with writing(self.unreadable):
+            write_whole(self.unreadable, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -204,33 +223,46 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard, cut back to a step and then appended to."""
+    """metrics.jsonl and TensorBoard, cut back to a step and then appended to.
+
+    Raises:
+        NotWrittenError: by all methods.
+    """
 
     def __init__(self, run: RunDirectory, step: int) -> None:
+        self._run = run
+        self._hook = threading.excepthook
         lines = run.metrics.read_bytes().splitlines() if run.metrics.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
-        write_whole(run.metrics, b"".join(line + b"\n" for line in kept))
-        self._file = run.metrics.open("a")
-        self._board = SummaryWriter(
-            str(run.tensorboard), purge_step=step + 1 if lines else None, flush_secs=30
-        )
+        with writing(run.metrics):
+            write_whole(run.metrics, b"".join(line + b"\n" for line in kept))
+            self._file = run.metrics.open("a")
+        with writing(run.tensorboard):
+            self._board = SummaryWriter(
+                str(run.tensorboard), purge_step=step + 1 if lines else None, flush_secs=30
+            )
 
     def write(self, metrics: Metrics) -> None:
         """Append one line; a null in it means that there was no finite value."""
-        self._file.write(json.dumps(metrics, allow_nan=False) + "\n")
-        self._file.flush()
+        with writing(self._run.metrics):
+            self._file.write(json.dumps(metrics, allow_nan=False) + "\n")
+            self._file.flush()
         step = metrics["step"]
         assert isinstance(step, int)
-        for name, value in metrics.items():
-            if name != "step" and value is not None:
-                self._board.add_scalar(name, value, step)
+        with writing(self._run.tensorboard):
+            for name, value in metrics.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
         """Have the lines on the disk, before a checkpoint that says they are."""
-        os.fsync(self._file.fileno())
-        self._board.flush()
+        with writing(self._run.metrics):
+            os.fsync(self._file.fileno())
+        with writing(self._run.tensorboard):
+            self._board.flush()
 
     def __enter__(self) -> Self:
+        threading.excepthook = self._in_a_thread
         return self
 
     def __exit__(
@@ -239,8 +271,22 @@ class MetricsLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._board.close()
+        for path, close in (
+            (self._run.metrics, self._file.close),
+            (self._run.tensorboard, self._board.close),
+        ):
+            try:
+                with writing(path):
+                    close()
+            except NotWrittenError:
+                if error is None:
+                    raise
+        threading.excepthook = self._hook
+
+    def _in_a_thread(self, what: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, and raises here what fails there; once is enough."""
+        if not isinstance(what.exc_value, OSError):
+            self._hook(what)
 
 
 def _step_of(line: bytes) -> float:

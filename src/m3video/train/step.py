@@ -10,6 +10,7 @@ from m3video.config import PretrainConfig
 from m3video.errors import ConfigError
 from m3video.masking import decoded_count, hidden_count
 from m3video.model.masked_autoencoder import build_model
+from m3video.train.health import Health, measured
 from m3video.train.optim import make_optimizer, set_learning_rate
 from m3video.train.parallel import Parallel
 from m3video.train.prepare import Batch, Finish
@@ -57,13 +58,16 @@ class Trainer:
             rate: learning rate.
         """
         torch.manual_seed(step_seed(self.config.train.seed, number))
-        losses = self._accumulate(clips.to(self.device, non_blocking=True))
+        health = Health() if measured(number, self.config.train) else None
+        losses = self._accumulate(clips.to(self.device, non_blocking=True), health)
+        figures = {} if health is None else health.figures(losses, self.world)
         weights = {name: target.weight for name, target in self.config.targets.active.items()}
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         set_learning_rate(self.optimizer, rate)
-        return update(self.model, self.optimizer, loss, losses, self.config.train.clip_grad)[0]
+        limit = self.config.train.clip_grad
+        return update(self.model, self.optimizer, loss, losses, limit, figures)[0]
 
-    def _accumulate(self, clips: Clips) -> dict[str, Tensor]:
+    def _accumulate(self, clips: Clips, health: Health | None) -> dict[str, Tensor]:
         """Add up the gradients of all micro-batches; gives the losses of the whole batch.
 
         A loss is a mean over valid numbers, and micro-batches may hold unequal counts of them: each
@@ -78,7 +82,7 @@ class Trainer:
         sums = torch.zeros(len(active), device=self.device)
         for number, (part, count) in enumerate(zip(parts, counts, strict=True), start=1):
             with self._parallel.last(number == len(parts)):
-                losses = self._losses(part)
+                losses, features = self._losses(part)
                 shares = [
                     losses[name] * (count[name] / total.clamp(min=1))
                     for name, total in zip(active, totals, strict=True)
@@ -87,10 +91,14 @@ class Trainer:
                     active[name].weight * share for name, share in zip(active, shares, strict=True)
                 ]
                 self._parallel.backward(torch.stack(weighted).sum())
+            if health is not None:
+                decoded = part.mask if part.decode is None else part.decode
+                health.add(features, part.targets, decoded)
             sums = sums + torch.stack(shares).detach()
         return dict(zip(active, self.world.sum(sums), strict=True))
 
-    def _losses(self, part: Batch) -> dict[str, Tensor]:
+    def _losses(self, part: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Loss of each target, and the features [B, D]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             output = self._parallel.forward(
                 part.clip,
@@ -101,7 +109,7 @@ class Trainer:
                 decoded=self.decoded,
             )
         losses: dict[str, Tensor] = output["losses"]
-        return losses
+        return losses, output["features"]
 
 
 def split(clips: Clips, parts: int) -> list[Clips]:

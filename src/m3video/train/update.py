@@ -20,12 +20,13 @@ class StepResult:
 
     Args:
         names: of the losses.
-        values: float [2 + len(names)] on any device: the weighted sum of the losses, the norm of
-            the gradient before clipping, and each loss, not weighted.
+        values: float [2 + len(names) + len(shown)] on any device: the weighted sum of the losses,
+            the norm of the gradient before clipping, each loss, not weighted, and the figures.
+        shown: of the figures.
     """
 
-    def __init__(self, names: list[str], values: Tensor) -> None:
-        self._names = names
+    def __init__(self, names: list[str], values: Tensor, shown: list[str]) -> None:
+        self._names, self._shown = names, shown
         self._arrived: torch.cuda.Event | None = None
         self._values = values
         if values.is_cuda:
@@ -54,7 +55,12 @@ class StepResult:
     @property
     def losses(self) -> dict[str, float]:
         """Of each target, not weighted."""
-        return dict(zip(self._names, self._numbers[2:], strict=True))
+        return dict(zip(self._names, self._numbers[2:], strict=False))
+
+    @property
+    def health(self) -> dict[str, float]:
+        """Figures of `m3video.train.health` by their key, of the steps that are measured."""
+        return dict(zip(self._shown, self._numbers[2 + len(self._names) :], strict=True))
 
     @property
     def finite(self) -> bool:
@@ -68,6 +74,7 @@ def update(
     loss: Tensor,
     losses: dict[str, Tensor],
     clip_grad: float | None,
+    shown: dict[str, Tensor] | None = None,
 ) -> tuple[StepResult, Tensor]:
     """Update the weights by their gradients, which are then gone; or leave all as it is.
 
@@ -77,6 +84,7 @@ def update(
         loss: scalar; where it or the norm of the gradient is not finite, nothing is changed.
         losses: of each target.
         clip_grad: largest norm; None for any.
+        shown: figures of the step that are read with the others.
 
     Returns:
         What was measured, and whether the step was taken: bool, a scalar on the device.
@@ -95,4 +103,6 @@ def update(
     elif finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(list(losses), torch.stack([loss, norm, *losses.values()])), finite
+    shown = shown or {}
+    values = torch.stack([loss, norm, *losses.values(), *shown.values()])
+    return StepResult(list(losses), values, list(shown)), finite

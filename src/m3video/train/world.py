@@ -73,6 +73,14 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def cat(self, tensor: Tensor) -> Tensor:
+        """What every process gives, [n, …] of the same shape everywhere, in rank order."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
     def agree(self, *flags: bool) -> list[bool]:
         """For each flag, whether any process has it; quick, and no GPU is waited for."""
         if self.size == 1:

@@ -4,6 +4,7 @@
   that begins at step k gets what an uninterrupted one would get there.
 - A clip that cannot be read is never dropped in silence: the next index takes its place, up to ten
   times, and `Clips.unreadable` says which and why.
+- A file that crashes or hangs a worker counts as one that cannot be read from then on (`watch`).
 - Frames are cropped and resized as they are decoded, and copied once more, into the batch.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import signal
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -37,6 +38,7 @@ from m3video.video.sampling import (
     span_rows,
 )
 from m3video.video.vector_reader import VectorReader
+from m3video.video.watch import STALL_SECONDS, WatchedBatches
 
 FLOW = "flow"
 """The extra of a clip that holds flow [P, 2, H, W] of the plan's pairs, if the source knows it."""
@@ -286,8 +288,11 @@ def _one_thread(worker: int) -> None:
     """Workers are the parallelism: threads inside them would only wait for each other.
 
     A terminal's Ctrl-C is for the main process, which ends its workers when it is done with them.
+    So is the SIGUSR1 that a scheduler sends to all processes before it ends them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
@@ -317,6 +322,8 @@ def make_loader(
     prepare: Prepare | None = None,
     pin_memory: bool = False,
     part: slice | None = None,
+    stall_seconds: float = STALL_SECONDS,
+    refused: Mapping[str, str] | None = None,
 ) -> Iterable[Clips]:
     """Batches for the training steps first_step … last_step − 1.
 
@@ -333,18 +340,28 @@ def make_loader(
         prepare: work on one clip, done in the workers.
         pin_memory: return batches in page-locked memory.
         part: the places of each batch that this process loads; None: all.
+        stall_seconds: how long a batch may be waited for.
+        refused: path → reason of files that have cost a worker before (`watch.lost`).
 
     Raises:
         VideoError: while iterating, if a clip and the ten after it cannot be read.
-        RuntimeError: while iterating, if a worker died.
+        RunFailedError: while iterating, if workers died or stalled and no file is to blame.
     """
-    return _Loader(
+    return WatchedBatches(
         _Keyed(source, seed, prepare),
-        batch_sampler=TrainingOrder(len(source), batch, seed, first_step, last_step, part),
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_one_thread,
-        pin_memory=pin_memory,
+        lambda step: TrainingOrder(len(source), batch, seed, step, last_step, part),
+        lambda items, keys: _Loader(
+            items,
+            batch_sampler=keys,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_one_thread,
+            pin_memory=pin_memory,
+        ),
+        batches=range(first_step, last_step),
+        workers=workers,
+        stall_seconds=stall_seconds,
+        refused=refused,
     )
 
 
@@ -363,14 +380,20 @@ def make_eval_loader(
         places: the clips that are wanted; None: all.
 
     Raises:
-        RuntimeError: while iterating, if a worker died.
+        RunFailedError: while iterating, if workers died or stalled and no file is to blame.
     """
     wanted = list(range(len(source)) if places is None else places)
-    batches = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
-    return _Loader(
+    groups = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
+    return WatchedBatches(
         _Once(source),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_collate_readable,
-        worker_init_fn=_one_thread,
+        lambda first: groups[first:],
+        lambda items, keys: _Loader(
+            items,
+            batch_sampler=keys,
+            num_workers=workers,
+            collate_fn=_collate_readable,
+            worker_init_fn=_one_thread,
+        ),
+        batches=range(len(groups)),
+        workers=workers,
     )

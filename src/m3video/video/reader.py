@@ -39,6 +39,7 @@ from torch import Tensor
 from m3video.errors import VideoError
 from m3video.video.orientation import Turn
 from m3video.video.packets import PacketScan, average_rate, reason, scan_packets
+from m3video.video.watch import reading
 
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
 # FFmpeg draws the letters of any text file.
@@ -81,6 +82,7 @@ class VideoReader:
         self.path = Path(path)
         self._threads = threads
         self._reformatter = VideoReformatter()
+        reading(self.path)
         self._open()
         try:
             self.scan = scan or scan_packets(self.path, self._container, self._stream)
@@ -268,6 +270,7 @@ class VideoReader:
 
     def _decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """The wanted frames, given ascending: by seeking if that can be relied on."""
+        reading(self.path)
         done = 0
         if self._keys:
             self._position = None
