@@ -70,11 +70,11 @@ def test_two_machines_make_one_run_and_the_next_job_goes_on(tmp_path: Path) -> N
     small = ["--recipe", "flow-tiny", "--train.batch", "2", "--shapes.clips", "8"]
     small += ["--train.workers", "0", "--train.steps", "3"]
     first = submit(tmp_path, "moving-shapes", "run", *small)
-    assert first.returncode == 0, first.stderr[-3000:]
+    assert first.returncode == 0, first.stderr
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]
     assert first.stdout.count("report:") == 1
     again = submit(tmp_path, "moving-shapes", "run")
-    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.returncode == 0, again.stderr
     assert "all 3 steps are done" in again.stderr
 
 
