@@ -140,7 +140,9 @@ def test_a_worker_that_hangs_is_replaced(capfd: pytest.CaptureFixture[str]) -> N
     found = list(train(Harmful(8, {3: "hang"}), stall_seconds=0.5))
     assert reasons(found) == {"clip-3.mp4": f"{HUNG} after 0.5 s"}
     assert 3 not in [n for batch in labels(iter(found)) for n in batch]
-    assert f"rank 0: a data worker ended: clip-3.mp4: {HUNG}" in capfd.readouterr().err
+    shown = capfd.readouterr().err
+    assert "rank 0: no batch for 0.5 s: ending data workers; clip-3.mp4 is being read" in shown
+    assert f"rank 0: a data worker ended: clip-3.mp4: {HUNG}" in shown
 
 
 def test_when_all_workers_hang_the_storage_is_asked_about() -> None:

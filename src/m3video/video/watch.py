@@ -251,7 +251,9 @@ class _Watchdog:
             except (RuntimeError, ConnectionError, EOFError) as error:
                 # Killed while it handed a batch over, a worker leaves a broken connection behind.
                 self._since = None
-                if not isinstance(error, RuntimeError) or "worker" in str(error):
+                if not isinstance(error, RuntimeError) or str(error).startswith(
+                    "DataLoader worker"
+                ):
                     self._await_a_death()
                 if not self._dead:
                     raise
@@ -339,6 +341,7 @@ class _Watchdog:
             self._verdict = _WorkersEndedError(
                 f"{waited}, and no file alone is to blame (train.stall_seconds)", final=True
             )
+        _tell(f"{waited}: ending data workers; {first} is being read")
         for number, process in enumerate(self._processes):
             if self._verdict or number in reads:
                 process.kill()
