@@ -91,6 +91,7 @@ def test_what_is_warned_of_and_when() -> None:
     fine = {"effective_rank": 2.5, "explained/flow": -0.2, "explained/pixel": 0.02}
     assert warnings(fine, 100, 100, 8) == {}
     assert warnings({}, 100, 100, 8) == {}
+    assert warnings(poor, 99, 99, 8) == {}, "a trial"
 
 
 def test_a_run_that_collapses(
@@ -103,13 +104,17 @@ def test_a_run_that_collapses(
         return 0 * forward(self, *arguments, **settings)
 
     monkeypatch.setattr(VisionTransformer, "forward", zeroed)
+    monkeypatch.setattr("m3video.train.health.LEAST_STEPS", 2)
     run = pretrain(tiny_config(tmp_path, train={"batch": 8, "steps": 2}))
     assert [line["effective_rank"] for line in read_metrics(run)] == [1, 1]
     shown = capsys.readouterr().err
     assert shown.count("the features have collapsed: those of 8 clips have an effective rank") == 1
 
 
-def test_a_run_that_learns_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_learns_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("m3video.train.health.LEAST_STEPS", 6)
     run = pretrain(tiny_config(tmp_path, train={"lr": 1e-9, "min_lr": 0}))
     assert "step 3 of 6: nothing is learned yet" in capsys.readouterr().err
     assert all(line["explained/trajectory"] < 0.01 for line in read_metrics(run))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from m3video.config import TrainConfig
 from m3video.targets.base import Target
-from m3video.train.world import World
+from m3video.train.world import ALONE, World
 
 EVERY = 50
 """Steps from one measurement to the next; a run of few steps is measured 20 times."""
@@ -25,6 +25,8 @@ ONE_POINT = 1e-3
 """Features that differ by less than this share of their length are the same but for rounding."""
 COLLAPSED = 2.0
 """An effective rank below this is a collapse."""
+LEAST_STEPS = 100
+"""A shorter run is a trial, of which nobody expects that it learns."""
 LEAST_BATCH = 8
 """Of fewer clips the effective rank says little."""
 NOTHING = 0.01
@@ -64,7 +66,7 @@ class Health:
             self._moments[name] = self._moments.get(name, 0) + moments
 
     @torch.no_grad()
-    def figures(self, losses: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+    def figures(self, losses: Mapping[str, Tensor], world: World = ALONE) -> dict[str, Tensor]:
         """Scalars by their key in the metrics; NaN where there is nothing to explain.
 
         Args:
@@ -100,7 +102,9 @@ def warnings(figures: Mapping[str, float], step: int, steps: int, batch: int) ->
         steps: of the run.
         batch: clips of a step.
     """
-    found = {}
+    found: dict[str, str] = {}
+    if steps < LEAST_STEPS:
+        return found
     rank = figures.get(RANK, math.inf)
     if rank < COLLAPSED and batch >= LEAST_BATCH and 4 * step >= steps:
         found["collapse"] = (
