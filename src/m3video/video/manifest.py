@@ -96,7 +96,7 @@ def load_manifest(
 
     Args:
         source: the folder or file.
-        workers: processes that scan; 0 scans in this one.
+        workers: processes that scan; 0 scans in this one, which a file can crash or hold up.
         labels_from_folders: where the source gives no label at all, a video gets the name of the
             folder it lies in, unless that is the source's own folder.
         decode: decode every frame to verify it; else read all packets and decode the first frame.
