@@ -30,7 +30,7 @@ from rich.markup import escape
 
 from m3video.errors import ManifestError
 from m3video.video.scan import Unreadable, Video, scan_videos
-from m3video.video.walk import absolute, walk
+from m3video.video.walk import absolute, shown, walk
 
 __all__ = [
     "EXTENSIONS",
@@ -389,5 +389,5 @@ def _print_summary(manifest: Manifest, out: Path) -> None:
         soft_wrap=True,
     )
     for entry in manifest.unreadable:
-        line = f"[red]unreadable[/red] {escape(f'{entry.path}: {entry.reason}')}"
+        line = f"[red]unreadable[/red] {escape(shown(f'{entry.path}: {entry.reason}'))}"
         console.print(line, soft_wrap=True)
