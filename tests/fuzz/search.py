@@ -22,7 +22,7 @@ def main(name: str, seconds: int, folder: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate([*target.seeds(folder), *FOUND.get(name, [])]):
         (corpus / f"seed-{number}").write_bytes(seed)
-    options = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=4096"]
+    options = [f"-max_total_time={seconds}", "-timeout=120", "-rss_limit_mb=4096"]
     prefix = f"-artifact_prefix={folder}/"
     # More than the seeds hold, since what a mutation adds must fit.
     longest = max(path.stat().st_size for path in corpus.iterdir())

@@ -139,7 +139,7 @@ FOUND: dict[str, list[bytes]] = {
     "config": [
         b"train: {lr: 2001-99-99}",
         b"data: 0b_",
-        b"[" * 5000,
+        b"[" * 600,
         b"a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
         b"c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
         b"e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n"
