@@ -136,6 +136,7 @@ TARGETS = {
 }
 
 FOUND: dict[str, list[bytes]] = {
+    "manifest": [b"path,lab.avi',\"y, z#\n"],
     "config": [
         b"train: {lr: 2001-99-99}",
         b"data: 0b_",

@@ -223,8 +223,8 @@ def closed_folder(error: OSError) -> str:
 
 def _read_csv(source: Path, lines: Iterable[str], delimiter: str) -> Iterator[_Entry]:
     reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         for row in reader:
             yield _row_entry(row, f"{source}, line {reader.line_num}", source.parent)
     except csv.Error as error:
