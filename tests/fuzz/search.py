@@ -11,8 +11,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["m3video", "yaml", "csv", "numpy.lib"]):
-    from tests.fuzz.targets import FOUND, TARGETS
+from tests.fuzz.targets import FOUND, TARGETS
+
+INSTRUMENTED = ["m3video", "yaml", "csv", "zipfile", "numpy.lib._format_impl"]
 
 
 def main(name: str, seconds: int, folder: Path) -> None:
@@ -20,7 +21,10 @@ def main(name: str, seconds: int, folder: Path) -> None:
     target = TARGETS[name]
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate([*target.seeds(folder), *FOUND.get(name, [])]):
+    with atheris.instrument_imports(include=INSTRUMENTED):
+        seeds = target.seeds(folder)
+        target(folder, seeds[0])
+    for number, seed in enumerate([*seeds, *FOUND.get(name, [])]):
         (corpus / f"seed-{number}").write_bytes(seed)
     options = [f"-max_total_time={seconds}", "-timeout=120", "-rss_limit_mb=4096"]
     prefix = f"-artifact_prefix={folder}/"

@@ -1,6 +1,7 @@
 """Readers of files of others, and valid files to begin a search from.
 
 Each target takes the bytes of a file and lets pass what the reader documents; all else is a defect.
+Readers are imported where they are called: a search instruments only what its own target needs.
 """
 
 from __future__ import annotations
@@ -14,15 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from m3video.config import PretrainConfig, load_config, load_study, save_config
 from m3video.errors import ConfigError, ManifestError
-from m3video.find.features import open_features
-from m3video.find.store import part_table, write_features
-from m3video.motion.flow import read_flo
-from m3video.recipes import recipe_config
-from m3video.video import scan
-from m3video.video.manifest import load_manifest, write_manifest
-from m3video.video.scan import Unreadable
 
 STUDY = """name: Which mask?
 data: moving-shapes
@@ -44,6 +37,9 @@ LISTS = (
 
 def _manifest(path: Path) -> None:
     """Nothing that a list names is opened: a search would open files of this machine."""
+    from m3video.video import scan
+    from m3video.video.manifest import load_manifest, write_manifest
+    from m3video.video.scan import Unreadable
 
     def unopened(path: Path, decode: bool) -> Unreadable:
         return Unreadable(path, "not opened")
@@ -56,21 +52,29 @@ def _manifest(path: Path) -> None:
 
 
 def _config(path: Path) -> None:
+    from m3video.config import PretrainConfig, load_config
+
     with suppress(ConfigError):
         load_config(PretrainConfig, path)
 
 
 def _study(path: Path) -> None:
+    from m3video.config import load_study
+
     with suppress(ConfigError):
         load_study(path)
 
 
 def _flo(path: Path) -> None:
+    from m3video.motion.flow import read_flo
+
     with suppress(ConfigError):
         assert read_flo(path).shape[0] == 2
 
 
 def _features(path: Path) -> None:
+    from m3video.find.features import open_features
+
     with suppress(ConfigError):
         file = open_features(path)
         assert len(file) == sum(len(chunk) for chunk in file.chunks())
@@ -95,6 +99,9 @@ def _lists(folder: Path) -> list[bytes]:
 
 
 def _configs(folder: Path) -> list[bytes]:
+    from m3video.config import save_config
+    from m3video.recipes import recipe_config
+
     found = []
     for recipe in ("mme-tiny", "trackmae"):
         config = recipe_config(recipe, data="videos", out=Path("runs/a"))
@@ -111,6 +118,8 @@ def _flows(folder: Path) -> list[bytes]:
 def _feature_files(ending: str) -> Callable[[Path], list[bytes]]:
     def make(folder: Path) -> list[bytes]:
         import pyarrow.parquet as pq
+
+        from m3video.find.store import part_table, write_features
 
         found = []
         for labels in (["x", None, "y"], [None] * 3):
