@@ -157,6 +157,10 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _read_parquet(path: Path) -> tuple[str, dict[str, Any]]:
+    # Features are stored as they are: a file with more rows than bytes would grow when it is read.
+    rows = pq.read_metadata(path).num_rows
+    if rows > path.stat().st_size:
+        raise ValueError(f"says that it has {rows} rows")
     schema = pq.read_schema(path)
     text = (schema.metadata or {})[METADATA.encode()].decode()
     names = [name for name in schema.names if name != "feature"]
