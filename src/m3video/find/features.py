@@ -108,13 +108,8 @@ def open_features(path: str | Path) -> FeatureFile:
                 str(label) if label else None for label in columns.get("label", len(paths) * [""])
             ],
         )
-        if (
-            not metadata["rows"]
-            == len(paths)
-            == len(file.start)
-            == len(file.end)
-            == len(file.labels)
-        ):
+        sizes = {metadata["rows"], len(paths), len(file.labels)}
+        if {(size,) for size in sizes} | {file.start.shape, file.end.shape} != {(len(paths),)}:
             raise ValueError("its columns are of different lengths")
         return file
 
