@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two test processes with one thread each: torch, OpenCV and numba otherwise fight for the cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow fuzz lint
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
@@ -17,10 +17,14 @@ demo: .venv/ready  ## pre-train on rendered moving shapes, probe, write runs/dem
 	$(BIN)/m3video demo --out runs/demo
 
 test: .venv/ready  ## the default suite
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m 'not slow and not fuzz'
 
 test-slow: .venv/ready  ## what takes minutes
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m slow
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m 'slow and not fuzz'
+
+fuzz: .venv/ready  ## search for input that breaks a reader, 10 minutes each (M3VIDEO_FUZZ_SECONDS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[fuzz]'
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m fuzz
 
 lint: .venv/ready
 	$(BIN)/ruff check .

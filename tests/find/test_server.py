@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from m3video.config import BrowseConfig
 from m3video.errors import ConfigError, VideoError
@@ -73,6 +76,9 @@ def test_a_film_is_given_in_ranges(client: TestClient, clips_file: Path) -> None
     "path",
     [
         *("/film/9999", "/film/-1", "/film/%2e%2e%2fpage.js", "/film/0/x", "/preview/9999"),
+        *("/%2e%2e/%2e%2e/etc/passwd", "/..%5c..%5cetc%5cpasswd", "/%252e%252e/etc/passwd"),
+        *("//etc/passwd", "/film//etc/passwd", "/film/%2fetc%2fpasswd", "/film/0%00.mp4"),
+        *("/film/0x0", "/film/٣", "/server.py"),
         *("/near/9999", "/film/..%2f..%2fetc%2fpasswd", "/page/index.html", "/%2fetc/passwd"),
     ],
 )
@@ -81,9 +87,32 @@ def test_nothing_but_rows_is_served(client: TestClient, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "localhost.evil"]
+    "path", ["/..", "/../../etc/passwd", "/film/../../server.py", "etc/passwd"]
 )
-@pytest.mark.parametrize("path", ["/", "/rows", "/film/0"])
+def test_paths_that_clients_would_tidy_up_are_not_found(client: TestClient, path: str) -> None:
+    """As a socket may send them."""
+    met: list[int] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        met.append(message.get("status", 0))
+
+    headers = [(b"host", b"127.0.0.1:8000")]
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": headers}
+    asyncio.run(client.app({**scope, "raw_path": path.encode()}, receive, send))
+    assert met[0] == 404
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "localhost.evil"),
+        *("0.0.0.0", "[::1]"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/rows", "/film/0", "/preview/0", "/near/0", "/map"])
 def test_other_hosts_are_refused(client: TestClient, host: str, path: str) -> None:
     assert client.get(path, headers={"host": host}).status_code == 400
 
@@ -150,15 +179,36 @@ def test_few_rows_have_places(rows: int) -> None:
 def test_a_row_is_never_a_page_or_a_script(
     clips_file: Path, tmp_path: Path, name: str, kind: str
 ) -> None:
-    """A features file of unknown origin may name any file of this machine."""
-    (tmp_path / name).write_text("<script>alert(1)</script>")
     file = open_features(clips_file)
+    (tmp_path / name).write_bytes(Path(file.paths[0]).read_bytes())
     file.paths[0] = str(tmp_path / name)
     config = BrowseConfig(features=clips_file, clusters=3, map="pca")
     with TestClient(Browser(file, config).app(), base_url="http://127.0.0.1:8000") as client:
         answer = client.get("/film/0")
     assert answer.headers["content-type"].startswith(kind)
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_rows_that_are_no_videos_are_not_given(clips_file: Path, tmp_path: Path) -> None:
+    """A features file of unknown origin may name any file of this machine."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    (tmp_path / "link.mp4").symlink_to(secret)
+    listed = open_features(clips_file).paths[0]
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {listed}\n")
+    (tmp_path / "page.mp4").write_text("<script>alert(1)</script>")
+    os.mkfifo(tmp_path / "fifo.mp4")
+    named = [secret, *(tmp_path / f"{n}.mp4" for n in ("link", "list", "page", "fifo")), tmp_path]
+    named += [Path("/etc/passwd"), Path("/dev/zero"), tmp_path / "gone.mp4", Path("a\0b")]
+    file = open_features(clips_file)
+    file.paths[: len(named)] = map(str, named)
+    config = BrowseConfig(features=clips_file, clusters=3, map="pca")
+    with TestClient(Browser(file, config).app(), base_url="http://127.0.0.1:8000") as client:
+        for row in range(len(named)):
+            for kind in ("film", "preview"):
+                answer = client.get(f"/{kind}/{row}")
+                assert answer.status_code == 404, (kind, named[row])
+                assert "secret" not in answer.text
 
 
 def test_a_file_that_is_gone_has_no_preview(tmp_path: Path) -> None:

@@ -250,9 +250,9 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path) -> None:
         container.mux(stream.encode(sound))
     for name, why in {
         "missing.mp4": "No such file",
-        "empty.mp4": "Invalid data",
+        "empty.mp4": "is empty",
         "text.mp4": "Invalid data",
-        "sound.wav": "has no video stream",
+        "sound.wav": "sound or text, not a video",
         ".": "is a directory",
     }.items():
         with pytest.raises(VideoError) as caught:
@@ -270,7 +270,7 @@ def test_playlists_open_nothing_else(made: Made, tmp_path: Path) -> None:
     concat.write_text("ffconcat version 1.0\nfile stream.ts\n")
     (tmp_path / "stream.ts").write_bytes(clip.read_bytes())
     for path in (playlist, concat):
-        with pytest.raises(VideoError, match=r"playlist|Operation not permitted"):
+        with pytest.raises(VideoError, match="is a playlist"):
             VideoReader(path)
 
 

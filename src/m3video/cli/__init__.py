@@ -28,6 +28,7 @@ from m3video.cli.weights import export_verb, import_verb
 from m3video.config import PretrainConfig, TrackConfig
 from m3video.errors import ConfigError, M3VideoError, RunFailedError, StoppedError
 from m3video.recipes import RECIPES, recipe_config
+from m3video.video.walk import shown
 
 DEFAULT_RECIPE = "mme"
 DEMO_STEPS = 1000
@@ -82,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(verb: str, message: str, code: int = 2) -> int:
-    print(f"m3video{' ' + verb if verb else ''}: {' '.join(message.split())}", file=sys.stderr)
+    line = shown(" ".join(message.split()))  # names of files may hold what steers a terminal
+    print(f"m3video{' ' + verb if verb else ''}: {line}", file=sys.stderr)
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,17 +49,37 @@ def load_config(kind: type[ConfigKind], path: Path) -> ConfigKind:
     Raises:
         ConfigError: not YAML, unknown keys, or values that are not allowed.
     """
-    try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read as a YAML config: {reason}") from error
+    data, _ = read_yaml(path, "config")
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: not a mapping of names to values, as a run's config.yaml is")
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{path}: {one_line(error)}") from error
+
+
+def read_yaml(path: Path, kind: str) -> tuple[Any, str]:
+    """Read YAML: what it holds, and its text.
+
+    Args:
+        path: the file.
+        kind: what the error calls it.
+
+    Raises:
+        ConfigError: not YAML.
+    """
+    try:
+        text = path.read_text("utf-8")
+        return yaml.safe_load(text), text
+    # Numbers and dates that are none are ValueErrors, lists in lists in lists a RecursionError.
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{path}: cannot be read as a YAML {kind}: {reason}") from error
+
+
+# YAML's aliases make values of a few bytes that are gigabytes when they are written out.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 300, 300
 
 
 def one_line(error: ValidationError) -> str:
@@ -69,6 +90,6 @@ def one_line(error: ValidationError) -> str:
     where = ".".join(str(part) for part in loc)
     message = first["msg"].removeprefix("Value error, ")
     told = unknown or first["type"] in {"value_error", "missing"}
-    value = "" if told else f" (got {first['input']!r})"
+    value = "" if told else f" (got {_SHORT.repr(first['input'])})"
     more = f"; and {len(rest)} more problems" if rest else ""
     return f"{where}: {message}{value}{more}" if where else f"{message}{value}{more}"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from m3video.config.base import Config, one_line
+from m3video.config.base import Config, one_line, read_yaml
 from m3video.config.finetune import ShortFinetuneConfig
 from m3video.config.probe import ProbeConfig
 from m3video.errors import ConfigError
@@ -160,12 +159,7 @@ def read_study(path: Path) -> tuple[StudyConfig, str]:
         ConfigError: not YAML, unknown keys, or values that are not allowed; the line names the
             cell.
     """
-    try:
-        text = path.read_text("utf-8")
-        data = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read as a YAML study: {reason}") from error
+    data, text = read_yaml(path, "study")
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: not a mapping with name, data and cells, as a study is")
     try:

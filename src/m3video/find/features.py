@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +48,21 @@ class FeatureFile:
         return len(self.paths)
 
     def chunks(self) -> Iterator[NDArray[np.floating[Any]]]:
-        """All features in their order, [r, …] at a time, float32 or float16."""
+        """All features in their order, [r, …] at a time, float32 or float16.
+
+        Raises:
+            ConfigError: while iterating, they are not what the file says.
+        """
         read = {".parquet": _parquet_chunks, ".npz": _npz_chunks, ".zarr": _zarr_chunks}
-        return read[self.path.suffix.lower()](self.path)
+        shape, rows = tuple(self.metadata["shape"]), 0
+        with _naming(self.path):
+            for chunk in read[self.path.suffix.lower()](self.path):
+                if chunk.dtype.kind != "f" or math.prod(chunk.shape[1:]) != math.prod(shape):
+                    raise ValueError(f"features {chunk.shape[1:]} of {chunk.dtype}, not {shape}")
+                rows += len(chunk)
+                yield chunk
+            if rows != len(self):
+                raise ValueError(f"{rows} features of {len(self)} rows")
 
     def vectors(self) -> NDArray[np.float32]:
         """All features: float32 [R, D]."""
@@ -78,32 +93,69 @@ def open_features(path: str | Path) -> FeatureFile:
         raise ConfigError(f"{path}: not a features file: give what m3video embed wrote")
     if not path.exists():
         raise ConfigError(f"{path}: no such file: give what m3video embed wrote")
-    try:
+    with _naming(path):
         text, columns = read[path.suffix.lower()](path)
         metadata = json.loads(text)
-        if not isinstance(metadata, dict):
-            raise TypeError("its description is none")
-        labels = columns.get("label")
-        return FeatureFile(
+        _check_metadata(metadata)
+        paths = [str(name) for name in columns["path"]]
+        file = FeatureFile(
             path=path,
             metadata=metadata,
-            paths=[str(name) for name in columns["path"]],
+            paths=paths,
             start=np.asarray(columns["start"], np.float64),
             end=np.asarray(columns["end"], np.float64),
-            labels=[None] * int(metadata["rows"])
-            if labels is None
-            else [str(label) if label else None for label in labels],
+            labels=[
+                str(label) if label else None for label in columns.get("label", len(paths) * [""])
+            ],
         )
-    except ConfigError:
-        raise
-    except (KeyError, ValueError, TypeError, OSError, pa.ArrowException, zipfile.BadZipFile) as e:
-        reason = " ".join(str(e).split())[:200]
+        sizes = {metadata["rows"], len(paths), len(file.labels)}
+        if {(size,) for size in sizes} | {file.start.shape, file.end.shape} != {(len(paths),)}:
+            raise ValueError("its columns are of different lengths")
+        return file
+
+
+def _check_metadata(metadata: Any) -> None:
+    """Refuse a description that is none, by an error that `_naming` knows."""
+    if not isinstance(metadata, dict):
+        raise TypeError("its description is none")
+    shape = metadata["shape"]
+    sizes = isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)
+    if not sizes or len(shape) not in (1, 2) or type(metadata["rows"]) is not int:
+        raise ValueError(f"rows {metadata['rows']!r} of shape {shape!r}")
+    if not all(isinstance(metadata[name], str) for name in ("model", "per")):
+        raise ValueError("model and per are no texts")
+    entries = metadata["unreadable"]
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, list) and [type(part) for part in entry] == [str, str]
+        for entry in entries
+    ):
+        raise ValueError("unreadable is no list of paths and reasons")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever a broken file leads to becomes one line that names it.
+
+    Raises:
+        ConfigError: the file is broken.
+    """
+    try:
+        yield
+    except (
+        *(KeyError, ValueError, TypeError, OSError, EOFError, OverflowError, MemoryError),
+        *(RecursionError, NotImplementedError, pa.ArrowException, zipfile.BadZipFile, zlib.error),
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"{path}: not a features file of m3video embed, or a broken one: {reason}"
-        ) from e
+        ) from error
 
 
 def _read_parquet(path: Path) -> tuple[str, dict[str, Any]]:
+    # Features are stored as they are: a file with more rows than bytes would grow when it is read.
+    rows = pq.read_metadata(path).num_rows
+    if rows > path.stat().st_size:
+        raise ValueError(f"says that it has {rows} rows")
     schema = pq.read_schema(path)
     text = (schema.metadata or {})[METADATA.encode()].decode()
     names = [name for name in schema.names if name != "feature"]
@@ -120,9 +172,29 @@ def _parquet_chunks(path: Path) -> Iterator[NDArray[np.floating[Any]]]:
 
 
 def _read_npz(path: Path) -> tuple[str, dict[str, Any]]:
+    _check_npz(path)
     with np.load(path, allow_pickle=False) as archive:
         names = [name for name in archive.files if name not in ("feature", "metadata")]
         return str(archive["metadata"]), {name: archive[name] for name in names}
+
+
+def _check_npz(path: Path) -> None:
+    """Refuse arrays that say they hold more than the file, before they are made.
+
+    Raises:
+        ValueError: there are such.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                read = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }
+                shape, _, dtype = read[version](file)
+                if math.prod(shape) * dtype.itemsize > entry.compress_size:
+                    raise ValueError(f"{entry.filename} says it is {shape} of {dtype}")
 
 
 def _npz_chunks(path: Path) -> Iterator[NDArray[np.floating[Any]]]:

@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 from m3video.config import SearchConfig
 from m3video.find.features import open_features
 from m3video.find.query import find_query, float_tensor
+from m3video.video.walk import shown
 
 EPSILON = 1e-6
 """Added to deviations, as the probe does."""
@@ -135,14 +136,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
 
 def format_found(found: dict[str, Any]) -> str:
     """What `search` found, for people: a line a row."""
-    lines = [f"{len(found['found'])} nearest of {found['rows']} rows to {_shown(found['query'])}"]
+    lines = [f"{len(found['found'])} nearest of {found['rows']} rows to {shown(found['query'])}"]
     for row in found["found"]:
-        label = "" if row["label"] is None else f"  {_shown(row['label'])}"
+        label = "" if row["label"] is None else f"  {shown(row['label'])}"
         seconds = f"{row['start']:8.2f} – {row['end']:.2f} s"
-        lines.append(f"{row['cosine']:7.3f}  {seconds:22}{label:14}  {_shown(row['path'])}")
+        lines.append(f"{row['cosine']:7.3f}  {seconds:22}{label:14}  {shown(row['path'])}")
     return "\n".join(lines)
-
-
-def _shown(name: str) -> str:
-    """A name on one line of any terminal: what cannot be printed is written as in Python."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -1,6 +1,7 @@
 """The web page of `browse`: its files, what it asks for, and what it may.
 
-- Videos are named by row number: no path of a request ever reaches the file system.
+- Videos are named by row number: no path of a request ever reaches the file system. What a row
+  names is given only where it opens as a video.
 - Only requests to 127.0.0.1 or localhost are answered, so a foreign page whose name resolves to
   this machine (DNS rebinding) reads nothing. The page may load nothing but this server's answers.
 """
@@ -33,6 +34,7 @@ from m3video.find.map import Map, choose_map, clusters
 from m3video.find.preview import strip
 from m3video.find.query import float_tensor
 from m3video.find.search import standard_of
+from m3video.video.opening import open_video
 
 PAGES = {
     "/": ("index.html", "text/html"),
@@ -164,11 +166,17 @@ class Browser:
         return Response(data, media_type="image/webp", headers=KEPT)
 
     async def _film(self, request: Request) -> Response:
-        """The video file itself; byte ranges are FileResponse's."""
+        """The video file itself; byte ranges are FileResponse's.
+
+        A features file of unknown origin may name any file of this machine: no other is given.
+        """
         path = Path(self._file.paths[self._row(request)])
-        if not path.is_file():
-            raise HTTPException(404, "the video is not there any more")
-        # Never a page or a script, whatever a features file of unknown origin calls a video.
+        try:
+            container, _ = await run_in_threadpool(open_video, path, 1)
+        except VideoError as error:
+            raise HTTPException(404, "the video cannot be read any more") from error
+        container.close()
+        # Never a page or a script, whatever a video is called.
         guess, _ = guess_type(path.name)
         kind = guess if guess and guess.startswith("video/") else "application/octet-stream"
         return FileResponse(path, headers=KEPT, media_type=kind)

@@ -135,7 +135,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+    except (
+        *(OSError, EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError),
+        *(pickle.UnpicklingError, SafetensorError),
+    ) as error:
         reason = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0]
         raise ConfigError(
             f"{path}: cannot be read as weights ({reason}); --motion.weights is RAFT's state dict, "

@@ -60,7 +60,7 @@ def read_any_config(run: Path) -> RunConfig:
     path = _config_path(run)
     try:
         names = yaml.safe_load(path.read_text(encoding="utf-8", errors="replace"))
-    except yaml.YAMLError:
+    except (ValueError, OverflowError, RecursionError, yaml.YAMLError):
         names = None  # `load_config` tells what is wrong
     if isinstance(names, dict) and "views" in names:
         return load_config(FinetuneConfig, path)

@@ -30,7 +30,7 @@ from rich.markup import escape
 
 from m3video.errors import ManifestError
 from m3video.video.scan import Unreadable, Video, scan_videos
-from m3video.video.walk import absolute, walk
+from m3video.video.walk import absolute, shown, walk
 
 __all__ = [
     "EXTENSIONS",
@@ -96,7 +96,7 @@ def load_manifest(
 
     Args:
         source: the folder or file.
-        workers: processes that scan; 0 scans in this one.
+        workers: processes that scan; 0 scans in this one, which a file can crash or hold up.
         labels_from_folders: where the source gives no label at all, a video gets the name of the
             folder it lies in, unless that is the source's own folder.
         decode: decode every frame to verify it; else read all packets and decode the first frame.
@@ -223,8 +223,8 @@ def closed_folder(error: OSError) -> str:
 
 def _read_csv(source: Path, lines: Iterable[str], delimiter: str) -> Iterator[_Entry]:
     reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         for row in reader:
             yield _row_entry(row, f"{source}, line {reader.line_num}", source.parent)
     except csv.Error as error:
@@ -389,5 +389,5 @@ def _print_summary(manifest: Manifest, out: Path) -> None:
         soft_wrap=True,
     )
     for entry in manifest.unreadable:
-        line = f"[red]unreadable[/red] {escape(f'{entry.path}: {entry.reason}')}"
+        line = f"[red]unreadable[/red] {escape(shown(f'{entry.path}: {entry.reason}'))}"
         console.print(line, soft_wrap=True)

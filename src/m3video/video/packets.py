@@ -12,6 +12,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from m3video.errors import VideoError
+from m3video.video.patience import progress
 
 # In these codecs every packet that a container holds is one shown frame. VP8 keeps hidden frames in
 # packets of their own, and MPEG-4 Part 2 "not coded" ones, a few bytes long: see `_one_to_one`.
@@ -79,6 +80,7 @@ def _read_packets(path: Path, container: InputContainer, stream: VideoStream) ->
     packets: list[_Packet] = []
     try:
         for packet in container.demux(stream):
+            progress()
             if packet.size == 0:  # the end, or AVI's way to show the last frame for longer
                 continue
             if packet.is_corrupt:

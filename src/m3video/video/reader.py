@@ -9,7 +9,7 @@
   from the start, so a frame is the same however it was reached.
 - Only frames that are returned are converted to RGB, and turned as the file's display matrix says.
 - Of several video streams the first is read; cover pictures do not count.
-- Only local files are opened, and playlists are refused.
+- Only local files are opened, and none that they name: see `opening.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -37,13 +36,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m3video.errors import VideoError
+from m3video.video.opening import TOO_LARGE, open_video
 from m3video.video.orientation import Turn
 from m3video.video.packets import PacketScan, average_rate, reason, scan_packets
+from m3video.video.patience import progress
 from m3video.video.watch import reading
 
-_PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
-# FFmpeg draws the letters of any text file.
-_TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 # Frames stored out of order lie at most this far apart (H.264 and HEVC). So many before the first
 # wanted one are decoded in full, to see that the order is as promised; and when the next keyframe
 # is nearer than this, decoding on is cheaper than a seek.
@@ -192,27 +190,7 @@ class VideoReader:
     # -- opening
 
     def _open(self) -> None:
-        if self.path.is_dir():
-            raise VideoError(f"{self.path}: is a directory, not a video file")
-        try:
-            # "file:" and the whitelist keep FFmpeg from following names to other protocols.
-            container = av.open(
-                f"file:{self.path}",
-                options={"protocol_whitelist": "file"},
-                metadata_errors="replace",
-            )
-        except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{self.path}: {reason(error)}") from error
-        covers = Disposition.attached_pic
-        streams = [s for s in container.streams.video if not s.disposition & covers]
-        kind = container.format.name
-        if kind in _PLAYLISTS or kind in _TEXT or not streams:
-            container.close()
-            named = "is a playlist" if kind in _PLAYLISTS else "is text, not a video"
-            raise VideoError(f"{self.path}: {named if streams else 'has no video stream'}")
-        stream = streams[0]
-        stream.codec_context.thread_count = self._threads
-        stream.thread_type = "AUTO"
+        container, stream = open_video(self.path, self._threads)
         self._container: InputContainer = container
         self._stream: VideoStream = stream
         self._decoded: Iterator[VideoFrame] = iter(())
@@ -228,7 +206,9 @@ class VideoReader:
 
     def _demux(self) -> Iterator[Packet[VideoStream]]:
         """Packets from where the file stands to its end."""
-        return self._container.demux(self._stream)
+        for packet in self._container.demux(self._stream):
+            progress()
+            yield packet
 
     @staticmethod
     def _frames_of(packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
@@ -256,9 +236,7 @@ class VideoReader:
                 if frame.pts is not None:
                     times.append(frame.pts)
         except av.FFmpegError as error:
-            raise VideoError(
-                f"{self.path}: frame {count} cannot be decoded: {reason(error)}"
-            ) from error
+            raise self._undecodable(count, error) from error
         if count == 0:
             raise VideoError(f"{self.path}: holds no video frame")
         if len(times) == count and times == sorted(set(times)):
@@ -299,13 +277,16 @@ class VideoReader:
         try:
             frame = next(self._decoded, None)
         except av.FFmpegError as error:
-            raise VideoError(
-                f"{self.path}: frame {number} cannot be decoded: {reason(error)}"
-            ) from error
+            raise self._undecodable(number, error) from error
         if frame is None:
             raise VideoError(f"{self.path}: decoding ends at frame {number} of {self._count}")
         self._position = number + 1
         return frame
+
+    def _undecodable(self, number: int, error: av.FFmpegError) -> VideoError:
+        # A decoder says no more of a frame that is larger than its container told.
+        large = f" (it may have {TOO_LARGE})" if isinstance(error, av.ArgumentError) else ""
+        return VideoError(f"{self.path}: frame {number} cannot be decoded: {reason(error)}{large}")
 
     def _runs(self, wanted: Sequence[int]) -> Iterator[tuple[tuple[int, int], list[int]]]:
         """Split the wanted frames where a seek pays: the keyframe to seek, and the frames."""

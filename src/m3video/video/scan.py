@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from multiprocessing import Pipe, Process
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from m3video.errors import VideoError
+from m3video.video.patience import limited
 from m3video.video.reader import VideoReader
 
+PATIENCE = 60.0
+"""Seconds without a packet after which a process that scans gives a file up."""
 _AHEAD = 64  # files a process that wait for it, so that it is never idle
 
 
@@ -70,7 +76,7 @@ def scan_videos(
 
     Args:
         paths: the files.
-        workers: processes; 0 scans in this one.
+        workers: processes; 0 scans in this one, which a file can then crash or hold up.
         decode: as for `scan_video`.
         progress: show a bar on the error stream.
     """
@@ -93,6 +99,12 @@ def scan_videos(
     return found
 
 
+def _scan_limited(path: Path, decode: bool) -> Video | Unreadable:
+    """As `scan_video`, in a process that may die of it."""
+    with limited(PATIENCE):
+        return scan_video(path, decode)
+
+
 def _in_turn(paths: Sequence[Path], decode: bool) -> Iterator[Video | Unreadable]:
     return (scan_video(path, decode) for path in paths)
 
@@ -109,10 +121,10 @@ def _in_processes(
             if len(waiting) >= _AHEAD * workers:
                 yield _result(*waiting.popleft(), decode)
             try:
-                future = pool.submit(scan_video, path, decode)
+                future = pool.submit(_scan_limited, path, decode)
             except BrokenProcessPool:  # a file before this one ended a process
                 pool = ProcessPoolExecutor(workers)
-                future = pool.submit(scan_video, path, decode)
+                future = pool.submit(_scan_limited, path, decode)
             waiting.append((path, future))
         while waiting:
             yield _result(*waiting.popleft(), decode)
@@ -131,8 +143,21 @@ def _result(path: Path, future: Future[Video | Unreadable], decode: bool) -> Vid
 
 
 def _alone(path: Path, decode: bool) -> Video | Unreadable:
-    with ProcessPoolExecutor(1) as pool:
+    """Scan in a process whose end tells why it came."""
+    receiver, sender = Pipe(duplex=False)
+    process = Process(target=_send, args=(sender, path, decode), daemon=True)
+    process.start()
+    sender.close()  # or this process would wait for itself
+    with receiver:
         try:
-            return pool.submit(scan_video, path, decode).result()
-        except BrokenProcessPool:
-            return Unreadable(path, "the decoder crashed on it")
+            found: Video | Unreadable = receiver.recv()
+        except EOFError:
+            found = Unreadable(path, "the decoder crashed on it")
+    process.join()
+    if process.exitcode == -signal.SIGALRM:
+        return Unreadable(path, f"the decoder gave nothing for {PATIENCE:g} seconds")
+    return found
+
+
+def _send(sender: Connection, path: Path, decode: bool) -> None:
+    sender.send(_scan_limited(path, decode))

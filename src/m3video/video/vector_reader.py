@@ -103,7 +103,7 @@ class VectorReader(VideoReader):
                 f"{self.path}: FFmpeg gives no motion vectors of {codec}, it does of h264, mpeg4 "
                 "and mpeg2video; use another flow than codec, as dis-fast"
             )
-        context.options = {"flags2": "+export_mvs"}
+        context.options = {**context.options, "flags2": "+export_mvs"}
         context.flags |= Flags.copy_opaque
         self._codec = codec
 

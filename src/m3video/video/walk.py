@@ -30,3 +30,8 @@ def walk(folder: Path, refused: Callable[[OSError], None]) -> Iterator[tuple[str
 def absolute(path: str | Path) -> str:
     """A path that means the same from anywhere: without "..", and links stay links."""
     return os.path.normpath(Path.cwd() / path)
+
+
+def shown(name: str) -> str:
+    """A name on one line of any terminal: what cannot be printed is written as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -1,0 +1,33 @@
+"""A limit on how long a file may give nothing, for processes that may die of it.
+
+A decoder that loops is code of FFmpeg: no exception reaches it, the end of its process does. What
+is limited is the time from packet to packet, since a film may take hours and be well.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_limit = 0.0  # seconds; 0 is none
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """In here this process ends by SIGALRM when no packet was read for so long."""
+    global _limit
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _limit = seconds
+    try:
+        progress()
+        yield
+    finally:
+        _limit = 0.0
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def progress() -> None:
+    """A packet was read: count anew, where there is a limit."""
+    if _limit:
+        signal.setitimer(signal.ITIMER_REAL, _limit)
