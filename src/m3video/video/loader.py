@@ -74,6 +74,11 @@ class Clips:
         """On another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tell the allocator of a GPU that a stream uses the tensors, which another one made."""
+        for tensor in (self.frames, self.real, self.label, self.index, *self.extras.values()):
+            tensor.record_stream(stream)
+
     def pin_memory(self) -> Clips:
         """In page-locked memory, from which copies to a GPU need not wait."""
         return self._map(lambda tensor: tensor.pin_memory())
