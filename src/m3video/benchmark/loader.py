@@ -10,6 +10,8 @@
 - Ours, repeated: the same with a batch of four clips of the span, each with a crop of its own.
 - decord, where it is installed: open the file, read the same frames, as RGB.
 - Without videos of your own, 340×256 H.264 clips of 300 frames are made, a usual size of Kinetics.
+- Time is that of the processor, of all threads together: what a core gives to other work meanwhile
+  does not count, and neither does waiting for a disk.
 - The sides take turns span by span, and who goes first changes; ratios are medians over the turns.
 """
 
@@ -58,7 +60,7 @@ def benchmark_loader(videos: Path | None = None, *, clips: int = 40) -> dict[str
         clips: spans that each side reads, after one for warming up.
 
     Returns:
-        share_of_decoding: clips per second of the loader over those of plain decoding;
+        share_of_decoding: clips per second of a core of the loader over those of plain decoding;
         share_of_decord: over those of decord, None where it is not installed; repeated_gain: clips
         per second with `repeats` of each span over those with one; loader, repeated, plain, decord:
         clips per second; span, rows: frames; repeats; clips; made: whether clips were made;
@@ -112,7 +114,7 @@ def _ratio(theirs: list[float], ours: list[float]) -> float:
 
 
 def _take_turns(manifest: Manifest, plan: ClipPlan, clips: int) -> dict[str, list[float]]:
-    """Seconds per span of each side."""
+    """Processor seconds per span of each side."""
     times = [_frame_times(video) for video in manifest.videos]
     sides: dict[str, Read] = {
         "loader": _ours(manifest, plan, clips + 1, 1),
@@ -132,9 +134,9 @@ def _take_turns(manifest: Manifest, plan: ClipPlan, clips: int) -> dict[str, lis
         start = random_start(len(times[index]), plan.span, generator)
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            begin = time.perf_counter()
+            begin = time.process_time()
             sides[name](index, start)
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(time.process_time() - begin)
     return {name: taken[1:] for name, taken in seconds.items()}
 
 
@@ -230,7 +232,7 @@ def print_table(result: dict[str, Any]) -> None:
         title=f"{result['rows']} frames of {result['span']}, one core, {result['clips']} spans of "
         f"{videos}"
     )
-    for column in ("", "clips / s", "loader's rate over it"):
+    for column in ("", "clips / s a core", "loader's rate over it"):
         table.add_column(column, justify="right" if column else "left")
     rows = (
         ("loader: crop, 224×224, batch", "loader", 1.0),
