@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from m3video.benchmark import step
-from m3video.config import PretrainConfig
 from m3video.errors import ConfigError
 from m3video.train.step import Trainer
 from m3video.video.sampling import plan_run
@@ -20,7 +19,7 @@ from tests.train.tiny import tiny_config
 CPU = torch.device("cpu")
 
 
-def expected_flops(config: PretrainConfig, heads: int, *, decoded: int) -> int:
+def expected_flops(heads: int, decoded: int) -> int:
     """By hand: 2 · m · n · k a product, twice that again backward, for one clip of `tiny`."""
     visible, width, depth, narrow, pixels = 16, 128, 4, 48, 3 * 2 * 8 * 8
     block = 12 * width**2 * visible + 2 * visible**2 * width
@@ -41,9 +40,7 @@ def test_flops_are_those_of_the_tokens_that_are_computed(
     config = tiny_config(tmp_path, mask={"decode": decode})
     trainer = Trainer(config, plan_run(config), CPU)
     heads = sum(trainer.finish.dims.values())
-    assert step.model_flops(trainer, first_batch(config)) == expected_flops(
-        config, heads, decoded=decoded
-    )
+    assert step.model_flops(trainer, first_batch(config)) == expected_flops(heads, decoded)
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
@@ -52,13 +49,15 @@ def test_the_figures_and_their_table(
 ) -> None:
     make = step.make_clips
     monkeypatch.setattr(step, "make_clips", lambda folder, count: make(folder, 1, 40))
-    monkeypatch.setattr(step, "matmul_rate", lambda device: 4e9)
+    monkeypatch.setattr(step, "matmul_rate", lambda device, clock: 4e9)
     threads = torch.get_num_threads()
-    result = step.benchmark_step("mme-tiny", batch=2, steps=2)
+    result = step.benchmark_step("mme-tiny", batch=2, steps=1)
     assert json.loads(json.dumps(result)) == result
     assert torch.get_num_threads() == threads
     assert result["clips_per_second"] == pytest.approx(2 / result["seconds"])
-    assert result["model_flops"] > 0
+    # One thread: the processor works no longer than the clock runs.
+    assert 0 < result["processor_seconds"] <= 1.02 * result["seconds"]
+    assert result["model_flops"] == pytest.approx(2 * result["flops"] / result["processor_seconds"])
     assert result["utilisation"] == pytest.approx(result["model_flops"] / 4e9)
     assert sum(result["shares"].values()) == pytest.approx(1)
     assert all(0 < share < 1 for share in result["shares"].values())
@@ -76,15 +75,17 @@ def test_the_figures_and_their_table(
 def test_with_workers_their_time_is_no_part_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     make = step.make_clips
     monkeypatch.setattr(step, "make_clips", lambda folder, count: make(folder, 1, 40))
-    monkeypatch.setattr(step, "matmul_rate", lambda device: 4e9)
+    monkeypatch.setattr(step, "matmul_rate", lambda device, clock: 4e9)
     result = step.benchmark_step("mme-tiny", batch=1, steps=1, workers=1)
+    assert result["processor_seconds"] is None
+    assert result["model_flops"] == pytest.approx(result["flops"] / result["seconds"], rel=0.1)
     assert result["prepared"] > 0
     assert result["shares"]["data"] >= 0
     assert sum(result["shares"].values()) == pytest.approx(1)
 
 
 def test_parts_add_up() -> None:
-    parts = step.Parts(CPU)
+    parts = step.Parts(CPU, time.perf_counter)
     parts.begin("a")
     parts.end("a")
     parts.clear()
@@ -115,7 +116,7 @@ def test_on_a_gpu_parts_are_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(step.torch.cuda, "Event", Event)
     monkeypatch.setattr(step.torch.cuda, "synchronize", lambda device: calls.append("waited"))
-    parts = step.Parts(torch.device("cuda", 0))
+    parts = step.Parts(torch.device("cuda", 0), time.perf_counter)
     for _ in range(2):
         with parts.timed("a"):
             pass

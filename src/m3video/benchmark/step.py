@@ -8,7 +8,9 @@
 - Parts of a step, as shares of its time: waiting for data; targets, with normalising the input; the
   optimiser; and the model, which is the rest. Without workers, what a worker would do for the
   targets counts as targets; with workers it is behind the step, and told in seconds a clip.
-- On a GPU parts are timed by events on its stream, and a step ends when the GPU is done.
+- On a GPU parts are timed by events on its stream, and a step ends when the GPU is done. On a CPU
+  without workers parts and utilisation are taken from processor seconds, all threads together, so
+  that other load on the machine leaves them alone; clips a second are always those of the clock.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,9 +45,12 @@ from m3video.video.loader import Clips, VideoClips, make_loader
 from m3video.video.manifest import load_manifest
 from m3video.video.sampling import plan_run
 
+Clock = Callable[[], float]
+"""Seconds since some moment."""
+
 _WARM_UP = 2
 _PREPARED = "prepared"
-"""Seconds that `Prepare` took for a clip."""
+"""Processor seconds that `Prepare` took for a clip."""
 
 
 def benchmark_step(
@@ -74,11 +79,13 @@ def benchmark_step(
         videos: a folder or list of videos; None makes clips on the spot.
 
     Returns:
-        Medians over the steps: `seconds` a step, `clips_per_second`, `matmul_flops` and
-        `model_flops` a second, `utilisation` (their ratio, step by step). `flops` of a clip;
+        Medians over the steps: `seconds` a step, `clips_per_second`, `processor_seconds` a step,
+        None on a GPU and with workers; and, of processor seconds where they are not None,
+        `matmul_flops` and `model_flops` a second and `utilisation` (their ratio, step by step).
+        `flops` of a clip;
         `peak_memory` in bytes, allocated on a GPU, by how much the process grew on a CPU, None
         where it was larger before; `shares` of the time of all steps: data, targets, optimiser,
-        model; `prepared`: seconds that a clip's targets took before the step; and what was timed.
+        model; `prepared`: processor seconds of a clip's targets before the step; what was timed.
 
     Raises:
         ConfigError: no such recipe or device, settings that are not allowed, or nothing to time.
@@ -119,7 +126,9 @@ def _time(config: PretrainConfig, steps: int, device: torch.device) -> dict[str,
     plan = plan_run(config)
     before = _peak_memory(device)
     trainer = Trainer(config, plan, device)
-    parts = Parts(device)
+    alone = device.type == "cpu" and config.train.workers == 0
+    clock = time.process_time if alone else time.perf_counter
+    parts = Parts(device, clock)
     trainer.finish = _TimedFinish(config, plan, parts)
     trainer.optimizer.register_step_pre_hook(lambda *_: parts.begin("optimiser"))
     trainer.optimizer.register_step_post_hook(lambda *_: parts.end("optimiser"))
@@ -141,7 +150,7 @@ def _time(config: PretrainConfig, steps: int, device: torch.device) -> dict[str,
             pin_memory=device.type == "cuda",
         )
     )
-    seconds, waits, prepared, rates = [], [], 0.0, []
+    seconds, busy, waits, prepared, rates = [], [], [], 0.0, []
     flops = 0
     for number in range(1, _WARM_UP + steps + 1):
         if number == _WARM_UP + 1:
@@ -149,21 +158,23 @@ def _time(config: PretrainConfig, steps: int, device: torch.device) -> dict[str,
             prepared = 0.0
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-        begin = time.perf_counter()
+        begin, begin_busy = time.perf_counter(), clock()
         clips = next(batches)
-        waits.append(time.perf_counter() - begin)
+        waits.append(clock() - begin_busy)
         prepared += float(clips.extras.pop(_PREPARED).sum())
         result = trainer.step(clips, number, config.train.lr * config.train.batch / 256)
         wait(device)
+        busy.append(clock() - begin_busy)
         seconds.append(time.perf_counter() - begin)
         if not result.finite:
             raise DivergedError(f"step {number}: loss {result.loss} or its gradient is not finite")
-        rates.append(matmul_rate(device))
+        rates.append(matmul_rate(device, clock))
         if number == 1:
             flops = model_flops(trainer, trainer.finish(clips.to(device)))
-    seconds, waits, rates = seconds[_WARM_UP:], waits[_WARM_UP:], rates[_WARM_UP:]
+    seconds, busy = seconds[_WARM_UP:], busy[_WARM_UP:]
+    waits, rates = waits[_WARM_UP:], rates[_WARM_UP:]
     peak = _peak_memory(device)
-    batch, total = config.train.batch, sum(seconds)
+    batch, total = config.train.batch, sum(busy)
     # Without workers the targets were made while the batch was waited for.
     in_step = prepared if config.train.workers == 0 else 0.0
     shares = {
@@ -171,10 +182,11 @@ def _time(config: PretrainConfig, steps: int, device: torch.device) -> dict[str,
         "targets": (parts.seconds("targets") + in_step) / total,
         "optimiser": parts.seconds("optimiser") / total,
     }
-    model_rates = [batch * flops / each for each in seconds]
+    model_rates = [batch * flops / each for each in busy]
     return {
         "seconds": statistics.median(seconds),
         "clips_per_second": batch / statistics.median(seconds),
+        "processor_seconds": statistics.median(busy) if alone else None,
         "flops": flops,
         "model_flops": statistics.median(model_rates),
         "matmul_flops": statistics.median(rates),
@@ -186,10 +198,11 @@ def _time(config: PretrainConfig, steps: int, device: torch.device) -> dict[str,
 
 
 class Parts:
-    """How long parts of the steps take on a device."""
+    """How long parts of the steps take: by events on a GPU, elsewhere by a clock."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, clock: Clock) -> None:
         self._device = device
+        self._clock = clock
         self._marks: dict[str, list[Any]] = defaultdict(list)
 
     def begin(self, name: str) -> None:
@@ -220,7 +233,7 @@ class Parts:
 
     def _mark(self) -> Any:
         if self._device.type != "cuda":
-            return time.perf_counter()
+            return self._clock()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
@@ -241,9 +254,9 @@ class _TimedPrepare:
     prepare: Prepare
 
     def __call__(self, clip: Clips, generator: torch.Generator) -> Clips:
-        begin = time.perf_counter()
+        begin = time.process_time()
         clip = self.prepare(clip, generator)
-        clip.extras[_PREPARED] = torch.tensor(time.perf_counter() - begin)
+        clip.extras[_PREPARED] = torch.tensor(time.process_time() - begin)
         return clip
 
 
@@ -275,17 +288,17 @@ def _dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def matmul_rate(device: torch.device) -> float:
+def matmul_rate(device: torch.device, clock: Clock = time.perf_counter) -> float:
     """FLOPs a second of a large matrix product: the best of three."""
     side = 1024 if device.type == "cpu" else 8192
     left, right, out = (torch.ones(side, side, dtype=_dtype(device), device=device) for _ in "abc")
     best = float("inf")
     for _ in range(3):
         wait(device)
-        begin = time.perf_counter()
+        begin = clock()
         torch.mm(left, right, out=out)
         wait(device)
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, clock() - begin)
     return 2 * side**3 / best
 
 
@@ -309,17 +322,18 @@ def print_table(result: dict[str, Any]) -> None:
     )
     table.add_column("")
     table.add_column("", justify="right")
-    memory, shares = result["peak_memory"], result["shares"]
+    memory, shares, busy = result["peak_memory"], result["shares"], result["processor_seconds"]
     rows = {
         "s / step": f"{result['seconds']:.3f}",
         "clips / s": f"{result['clips_per_second']:.2f}",
+        "processor s / step": "not measured" if busy is None else f"{busy:.3f}",
         "model, GFLOP / clip": f"{result['flops'] / 1e9:.2f}",
         "model, GFLOP / s": f"{result['model_flops'] / 1e9:.1f}",
         "matrix product, GFLOP / s": f"{result['matmul_flops'] / 1e9:.1f}",
         "utilisation": f"{result['utilisation']:.3f}",
         "peak memory, MiB": "not measured" if memory is None else f"{memory / 2**20:.0f}",
         **{f"share of time: {name}": f"{share:.3f}" for name, share in shares.items()},
-        "targets before the step, s / clip": f"{result['prepared']:.3f}",
+        "targets before the step, processor s / clip": f"{result['prepared']:.3f}",
     }
     for name, value in rows.items():
         table.add_row(name, value)
