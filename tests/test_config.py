@@ -81,6 +81,15 @@ def test_tokens_of_a_non_square_clip() -> None:
         ({"mask": {"decode": 0}}, "greater than 0"),
         ({"mask": {"high": 1.5}}, "less than or equal to 1"),
         ({"train": {"batch": 5, "accumulate": 2}}, "batch 5 is not a multiple of accumulate 2"),
+        ({"augment": {"repeats": 0}}, "greater than or equal to 1"),
+        (
+            {"augment": {"repeats": 4}, "train": {"batch": 6}},
+            r"train\.batch 6 is not a multiple of augment\.repeats 4",
+        ),
+        (
+            {"augment": {"repeats": 2}, "data": "moving-shapes"},
+            "augment.repeats 2: moving-shapes renders every clip",
+        ),
     ],
 )
 def test_contradictions_are_named(settings: dict[str, object], words: str) -> None:

@@ -43,6 +43,7 @@ SMALLER = {
     "study": "",
     "benchmark loader": "--clips 2",
     "benchmark train": "--repeats 1 --size nano --batch 1",
+    "benchmark step": "--size nano --steps 1 --batch 1",
     "benchmark embed": "--count 1",
 }
 

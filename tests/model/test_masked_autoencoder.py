@@ -12,7 +12,7 @@ from torch import Tensor
 from m3video.config import PretrainConfig
 from m3video.errors import ConfigError
 from m3video.masking import random_mask
-from m3video.model import HeadSpec, MaskedAutoencoder, VisionTransformer, build_model
+from m3video.model import HeadSpec, MaskedAutoencoder, VisionTransformer, build_model, vit
 
 GRID = (2, 2, 3)
 TOKENS = 12
@@ -245,6 +245,26 @@ def test_bfloat16_autocast_scores_in_float32() -> None:
     assert out["loss"].dtype == torch.float32
     expected = model(*inputs(), {"a": target(5)})["loss"].item()
     assert out["loss"].item() == pytest.approx(expected, rel=0.05)
+
+
+def test_attention_is_what_flash_kernels_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision, no mask, no dropout, numbers of a head side by side."""
+    attention, calls = vit.scaled_dot_product_attention, []
+
+    def record(*given: Any, **settings: Any) -> Tensor:
+        calls.append((given, settings))
+        return attention(*given, **settings)
+
+    monkeypatch.setattr(vit, "scaled_dot_product_attention", record)
+    model = autoencoder({"a": HeadSpec(5)})
+    with torch.autocast("cpu", torch.bfloat16):
+        model(*inputs(), {"a": target(5)})
+    assert len(calls) == len(model.encoder.blocks) + 1
+    for given, settings in calls:
+        assert len(given) == 3
+        assert settings == {}
+        assert all(tensor.dtype == torch.bfloat16 for tensor in given)
+        assert all(tensor.stride(-1) == 1 for tensor in given)
 
 
 def test_one_graph_without_breaks() -> None:

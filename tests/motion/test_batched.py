@@ -154,12 +154,14 @@ def test_moving_shapes_against_dis(size: tuple[int, int], duration: int) -> None
     assert error(BatchedFlow()(frames[:, 0], frames[:, 1])) <= 1.05 * fast
 
 
-def test_it_compiles_in_one_graph() -> None:
-    frames = _pair(20, 27, (1.0, -0.5))
+def test_it_compiles_in_one_graph_for_all_frames() -> None:
     torch.compiler.reset()
     estimate = BatchedFlow(warps=1, steps=2)
-    flow = torch.compile(estimate, fullgraph=True, backend="aot_eager")(*frames)
-    assert torch.allclose(flow, estimate(*frames), atol=1e-4)
+    compiled = torch.compile(estimate, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for velocity in ((1.0, -0.5), (-2.0, 0.0)):
+            frames = _pair(20, 27, velocity)
+            assert torch.allclose(compiled(*frames), estimate(*frames), atol=1e-4)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from m3video.config import AugmentConfig, PretrainConfig, load_pretrain_config, save_config
+from m3video.config import PretrainAugment, PretrainConfig, load_pretrain_config, save_config
 from m3video.errors import (
     ConfigError,
     DivergedError,
@@ -513,14 +513,15 @@ def test_settings_reach_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("m3video.train.pretrain.MovingShapes", record)
     monkeypatch.setattr("m3video.train.pretrain.VideoClips", record)
     make_videos(tmp_path / "videos", 1)
-    augment = {"scales": (1.0, 0.5), "flip": True}
+    augment = {"scales": (1.0, 0.5), "flip": True, "repeats": 2}
     shapes = tiny_config(tmp_path / "a", shapes={"clips": 5, "texture": "photo"})
     videos = tiny_config(tmp_path / "b", data=str(tmp_path / "videos"), augment=augment)
     for config in (shapes, videos):
         with pytest.raises(KeyboardInterrupt):
             pretrain(config)
     assert (asked[0]["clips"], asked[0]["texture"]) == (5, "photo")
-    assert asked[1]["augment"] == AugmentConfig(scales=(1.0, 0.5), flip=True)
+    assert asked[1]["augment"] == PretrainAugment(scales=(1.0, 0.5), flip=True, repeats=2)
+    assert asked[1]["repeats"] == 2
 
 
 def test_a_resumed_run_keeps_the_number_of_threads_it_began_with(tmp_path: Path) -> None:

@@ -238,6 +238,8 @@ def test_a_batch_is_dealt_out_evenly_or_not_at_all() -> None:
         World(0, 5).share(12)
     with pytest.raises(ConfigError, match="multiple of 8"):
         World(0, 2).share(12, 4)
+    with pytest.raises(ConfigError, match="multiple of 24"):
+        World(0, 2).share(16, 4, 3)
 
 
 def test_alone_nothing_is_sent() -> None:

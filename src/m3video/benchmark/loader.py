@@ -7,8 +7,12 @@
 - Ours: the whole loader in this process: count the frames exactly, draw the span, seek, decode and
   check the order, convert, draw the crop, resize to 224×224, collate into a batch. On the way to
   the span it leaves out frames that no other frame refers to.
+- Ours, repeated: the same with a batch of four clips of the span, each with a crop of its own.
+- decord, where it is installed: open the file, read the same frames, as RGB.
 - Without videos of your own, 340×256 H.264 clips of 300 frames are made, a usual size of Kinetics.
-- The sides take turns clip by clip; the ratio is of the medians.
+- Time is that of the processor, of all threads together: what a core gives to other work meanwhile
+  does not count, and neither does waiting for a disk.
+- The sides take turns span by span, and who goes first changes; ratios are medians over the turns.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +37,34 @@ from rich.table import Table
 
 from m3video.config import AugmentConfig, ClipConfig
 from m3video.errors import ConfigError, VideoError
-from m3video.video.loader import VideoClips, make_loader
+from m3video.video.loader import Clips, VideoClips, make_loader
 from m3video.video.manifest import Manifest, Video, load_manifest
+from m3video.video.order import TrainingOrder
 from m3video.video.sampling import ClipPlan, plan_clip, random_start, sample_generator
 
 _CLIP = ClipConfig(frames=16, stride=4, size=(224, 224))
 _LENGTH = 7
 _SEED = 0
+_REPEATS = 4
+
+Read = Callable[[int, int], object]
+"""Read the span of video `index` that begins at frame `start`."""
 
 
 def benchmark_loader(videos: Path | None = None, *, clips: int = 40) -> dict[str, Any]:
-    """Time the loader and plain decoding, clip by clip in turn.
+    """Time the loader, plain decoding and decord, span by span in turn.
 
     Args:
         videos: a folder or list of videos, as for `load_manifest`, which must store when each frame
             is shown (raw streams do not); None makes clips on the spot.
-        clips: clips that each side loads, after one for warming up.
+        clips: spans that each side reads, after one for warming up.
 
     Returns:
-        share_of_decoding: clips per second of the loader over those of plain decoding;
-        loader, plain: clips per second; span, rows: frames; clips; made: whether clips were made.
+        share_of_decoding: clips per second of a core of the loader over those of plain decoding;
+        share_of_decord: over those of decord, None where it is not installed; repeated_gain: clips
+        per second with `repeats` of each span over those with one; loader, repeated, plain, decord:
+        clips per second; span, rows: frames; repeats; clips; made: whether clips were made;
+        versions.
 
     Raises:
         ManifestError: no readable videos.
@@ -67,44 +82,94 @@ def benchmark_loader(videos: Path | None = None, *, clips: int = 40) -> dict[str
                 make_clips(Path(folder), count=4)
             manifest = load_manifest(videos or folder, decode=False)
             plan = plan_clip(_CLIP, _LENGTH)
-            ours, plain = _time_both(manifest, plan, clips)
+            seconds = _take_turns(manifest, plan, clips)
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
+    seconds["repeated"] = [each / _REPEATS for each in seconds["repeated"]]
+    rates = {name: 1 / statistics.median(taken) for name, taken in seconds.items()}
     return {
-        "share_of_decoding": statistics.median(plain) / statistics.median(ours),
-        "loader": 1 / statistics.median(ours),
-        "plain": 1 / statistics.median(plain),
+        "share_of_decoding": _ratio(seconds["plain"], seconds["loader"]),
+        "share_of_decord": _ratio(seconds["decord"], seconds["loader"])
+        if "decord" in seconds
+        else None,
+        "repeated_gain": _ratio(seconds["loader"], seconds["repeated"]),
+        **{name: rates.get(name) for name in ("loader", "repeated", "plain", "decord")},
         "span": plan.span,
         "rows": len(plan.offsets),
+        "repeats": _REPEATS,
         "clips": clips,
         "made": videos is None,
+        "versions": {
+            name: version(name)
+            for name in ("av", "opencv-python-headless", "torch", "decord")
+            if name != "decord" or "decord" in seconds
+        },
     }
 
 
-def _time_both(manifest: Manifest, plan: ClipPlan, clips: int) -> tuple[list[float], list[float]]:
-    """Seconds per clip of the loader and of plain decoding."""
-    source = VideoClips(manifest, clip=_CLIP, plan=plan, augment=AugmentConfig())
+def _ratio(theirs: list[float], ours: list[float]) -> float:
+    """How many times as fast we are: the median over the turns."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def _take_turns(manifest: Manifest, plan: ClipPlan, clips: int) -> dict[str, list[float]]:
+    """Processor seconds per span of each side."""
     times = [_frame_times(video) for video in manifest.videos]
-    loader = make_loader(source, batch=1, seed=_SEED, first_step=0, last_step=clips + 1, workers=0)
-    batches = iter(loader)
-    ours, plain = [], []
-    for step in range(clips + 1):
-        begin = time.perf_counter()
-        batch = next(batches)
-        middle = time.perf_counter()
-        if batch.unreadable:  # what was read in its place is not what plain decoding would read
-            raise VideoError(": ".join(batch.unreadable[0]))
-        index = int(batch.index)
-        generator = sample_generator(_SEED, step // len(source), index)
+    sides: dict[str, Read] = {
+        "loader": _ours(manifest, plan, clips + 1, 1),
+        "repeated": _ours(manifest, plan, clips + 1, _REPEATS),
+        "plain": lambda index, start: _plain(
+            manifest.videos[index].path, times[index][start : start + plan.span]
+        ),
+    }
+    decord = _decord(manifest, plan)
+    if decord is not None:
+        sides["decord"] = decord
+    names = list(sides)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    order = TrainingOrder(len(times), 1, _SEED, 0, clips + 1)
+    for turn, ((epoch, index),) in enumerate(order):
+        generator = sample_generator(_SEED, epoch, index)
         start = random_start(len(times[index]), plan.span, generator)
-        span = times[index][start : start + plan.span]
-        path = manifest.videos[index].path
-        plain_begin = time.perf_counter()
-        _plain(path, span)
-        plain.append(time.perf_counter() - plain_begin)
-        ours.append(middle - begin)
-    return ours[1:], plain[1:]
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            begin = time.process_time()
+            sides[name](index, start)
+            seconds[name].append(time.process_time() - begin)
+    return {name: taken[1:] for name, taken in seconds.items()}
+
+
+def _ours(manifest: Manifest, plan: ClipPlan, spans: int, repeats: int) -> Read:
+    """The whole loader, with a batch of the clips of one span; it draws the spans itself."""
+    source = VideoClips(manifest, clip=_CLIP, plan=plan, augment=AugmentConfig(), repeats=repeats)
+    batches: Iterator[Clips] = iter(
+        make_loader(source, batch=repeats, seed=_SEED, first_step=0, last_step=spans, workers=0)
+    )
+
+    def read(index: int, start: int) -> Clips:
+        batch = next(batches)
+        if batch.unreadable:  # what was read in its place is not what the others read
+            raise VideoError(": ".join(batch.unreadable[0]))
+        assert batch.index.tolist() == [index] * repeats
+        return batch
+
+    return read
+
+
+def _decord(manifest: Manifest, plan: ClipPlan) -> Read | None:
+    """decord's reader with one thread, where it is installed."""
+    try:
+        decord = import_module("decord")
+    except ImportError:
+        return None
+
+    def read(index: int, start: int) -> NDArray[np.uint8]:
+        reader = decord.VideoReader(str(manifest.videos[index].path), num_threads=1)
+        frames = range(start, min(start + plan.span, len(reader)))
+        return np.asarray(reader.get_batch(list(frames)).asnumpy())
+
+    return read
 
 
 def _plain(path: Path, times: list[int]) -> list[NDArray[np.uint8]]:
@@ -164,15 +229,24 @@ def print_table(result: dict[str, Any]) -> None:
     """Show what `benchmark_loader` found."""
     videos = "made 340×256 H.264 clips" if result["made"] else "your videos"
     table = Table(
-        title=f"{result['rows']} frames of {result['span']}, one core, {result['clips']} clips of "
+        title=f"{result['rows']} frames of {result['span']}, one core, {result['clips']} spans of "
         f"{videos}"
     )
-    for column in ("", "clips / s", "share of decoding"):
+    for column in ("", "clips / s a core", "loader's rate over it"):
         table.add_column(column, justify="right" if column else "left")
-    table.add_row(
-        "loader: crop, 224×224, batch",
-        f"{result['loader']:.1f}",
-        f"{result['share_of_decoding']:.3f}",
+    rows = (
+        ("loader: crop, 224×224, batch", "loader", 1.0),
+        ("plain: decode to RGB", "plain", result["share_of_decoding"]),
+        ("decord: decode to RGB", "decord", result["share_of_decord"]),
+        (f"loader, {result['repeats']} clips of a span", "repeated", 1 / result["repeated_gain"]),
     )
-    table.add_row("plain: decode to RGB", f"{result['plain']:.1f}", "1")
-    Console().print(table)
+    for words, name, ratio in rows:
+        if ratio is None:
+            table.add_row(words, "not measured: not installed", "")
+        else:
+            table.add_row(words, f"{result[name]:.1f}", f"{ratio:.3f}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{result['repeats']} clips of a span: {result['repeated_gain']:.2f} × the rate of one"
+    )

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, Literal
 
+import cv2
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -76,7 +77,7 @@ def benchmark_train(
             raise ConfigError(f"{name} {value} must be at least 1")
     place = choose_device(device)
     config = _config(size, frame_size)
-    with _threads(threads):
+    with pinned_threads(threads):
         if task == "pretrain":
             steps, models = _prepare(config, batch, place)
         else:
@@ -230,28 +231,32 @@ def _take_turns(
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(-1, repeats):
         for name in sorted(steps, reverse=turn % 2 == 1):
-            _wait(device)
+            wait(device)
             start = time.perf_counter()
             steps[name]()
-            _wait(device)
+            wait(device)
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until a device has done all it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
+def pinned_threads(count: int) -> Iterator[None]:
+    """Have torch and OpenCV use so many CPU threads."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(count)
+    cv2.setNumThreads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def print_table(result: dict[str, Any]) -> None:

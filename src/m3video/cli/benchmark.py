@@ -14,7 +14,7 @@ from m3video.errors import ConfigError
 
 
 def benchmark(arguments: list[str]) -> int:
-    """Measure motion, loader, train or embed on this machine."""
+    """Measure motion, loader, train, step or embed on this machine."""
     if not arguments or arguments[0] not in BENCHMARKS:
         if arguments[:1] in (["-h"], ["--help"]):
             print(overview("m3video benchmark", "|".join(BENCHMARKS), BENCHMARKS))
@@ -65,11 +65,11 @@ def _benchmark_motion(
 def _benchmark_loader(
     videos: Path | None = None, clips: int = 40, json: Path | None = None
 ) -> dict[str, Any]:
-    """Clips per second of the loader against plain decoding of the same frames.
+    """Clips per second of the loader against plain decoding and decord, and of four clips a span.
 
     Args:
         videos: a folder of videos; without it, clips made on the spot.
-        clips: clips that each side loads.
+        clips: spans that each side reads.
         json: write the figures there.
     """
     return {"videos": videos, "clips": clips, "json": json}
@@ -107,6 +107,46 @@ def _benchmark_train(
     }
 
 
+def _benchmark_step(
+    recipe: str = "mme",
+    size: Literal["nano", "ti", "s", "b", "l", "h"] | None = None,
+    batch: int = 2,
+    steps: int = 5,
+    workers: int = 0,
+    threads: int = 1,
+    device: str = "cpu",
+    compile: bool = False,
+    videos: Path | None = None,
+    json: Path | None = None,
+) -> dict[str, Any]:
+    """Our whole training step, from files to the update: clips/s, utilisation, memory, its parts.
+
+    Args:
+        recipe: what is trained.
+        size: of the encoder; without it, that of the recipe.
+        batch: clips a step.
+        steps: steps that are timed, after two for warming up; the median counts.
+        workers: data worker processes; 0 loads in the step's time.
+        threads: CPU threads.
+        device: cpu, cuda, or any torch device.
+        compile: run the model through torch.compile.
+        videos: a folder or list of videos; without it, clips made on the spot.
+        json: write the figures there.
+    """
+    return {
+        "recipe": recipe,
+        "size": size,
+        "batch": batch,
+        "steps": steps,
+        "workers": workers,
+        "threads": threads,
+        "device": device,
+        "compile": compile,
+        "videos": videos,
+        "json": json,
+    }
+
+
 def _benchmark_embed(
     videos: Path | None = None, count: int = 8, json: Path | None = None
 ) -> dict[str, Any]:
@@ -131,5 +171,6 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "motion": _benchmark_motion,
     "loader": _benchmark_loader,
     "train": _benchmark_train,
+    "step": _benchmark_step,
     "embed": _benchmark_embed,
 }

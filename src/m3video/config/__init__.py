@@ -5,7 +5,7 @@ as `config.yaml` in the run directory and can be given back with `--config`.
 """
 
 from m3video.config.base import Config, load_config, one_line, save_config
-from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
+from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig, PretrainAugment
 from m3video.config.detect import (
     DetectAugment,
     DetectEvaluateConfig,
@@ -77,6 +77,7 @@ __all__ = [
     "ModelConfig",
     "MotionConfig",
     "PixelConfig",
+    "PretrainAugment",
     "PretrainConfig",
     "ProbeConfig",
     "Sampling",

@@ -60,6 +60,15 @@ class AugmentConfig(Config):
         return self
 
 
+class PretrainAugment(AugmentConfig):
+    """How clips are cut out of a video in pre-training."""
+
+    repeats: int = Field(1, ge=1)
+    """Clips of each span that is decoded, side by side in a batch, each with its own crop, flip and
+    mask. An epoch stays as many clips as there are videos: so many epochs are a pass over the
+    files."""
+
+
 MaskKind = Literal["tube", "random", "frame", "block", "motion-bins", "motion-top"]
 
 

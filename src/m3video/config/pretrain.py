@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from m3video.config.base import Config, load_config
-from m3video.config.clip import AugmentConfig, ClipConfig, MaskConfig
+from m3video.config.clip import ClipConfig, MaskConfig, PretrainAugment
 from m3video.config.motion import MotionConfig
 from m3video.config.targets import GRID_TARGETS, TargetsConfig
 from m3video.config.train import ModelConfig, ShapesConfig, TrainConfig
@@ -30,8 +30,8 @@ class PretrainConfig(Config):
     """Start from the weights of this run or model directory."""
     clip: ClipConfig = ClipConfig()
     """What one clip is."""
-    augment: AugmentConfig = AugmentConfig()
-    """Crop and flip."""
+    augment: PretrainAugment = PretrainAugment()
+    """Crop and flip, and how many clips of a span."""
     mask: MaskConfig = MaskConfig()
     """What is hidden."""
     motion: MotionConfig = MotionConfig()
@@ -74,6 +74,21 @@ class PretrainConfig(Config):
     def spacing(self) -> int:
         """Pixels from one seed to the next."""
         return self.clip.patch // round(self.motion.seeds**0.5)
+
+    @model_validator(mode="after")
+    def _batch_holds_whole_spans(self) -> Self:
+        repeats = self.augment.repeats
+        if repeats > 1 and self.data == "moving-shapes":
+            raise ValueError(
+                f"augment.repeats {repeats}: moving-shapes renders every clip, and nothing is "
+                "decoded that others could share; use 1"
+            )
+        if self.train.batch % repeats:
+            raise ValueError(
+                f"train.batch {self.train.batch} is not a multiple of augment.repeats {repeats}: "
+                "a batch has all clips of a span"
+            )
+        return self
 
     @model_validator(mode="after")
     def _cells_fit_patches(self) -> Self:

@@ -20,7 +20,7 @@ from m3video.train.detect_evaluate import ANNOTATED, DETECTIONS
 from m3video.train.detect_map import IOU, match, overlaps
 from m3video.video.datasets.boxes import Box, KeyFrame, parse_box, read_boxes
 from m3video.video.reader import VideoReader
-from m3video.video.views import naming
+from m3video.video.spans import naming
 
 SHOWN = 6
 """Key frames on the page."""

@@ -106,7 +106,7 @@ def finetune(config: FinetuneConfig) -> Path:
         config,
         run,
         trainer,
-        Data(sets.train, AugmentSamples(config.augment), sets.manifest),
+        Data(sets.train, AugmentSamples(config.augment), sets.manifest, ahead=False),
         lambda weights: save_model(
             trainer.result, run.model, encoder.clip, trainer.result_weights(weights)
         ),

@@ -23,7 +23,8 @@ from m3video.video.datasets.boxes import KeyFrame
 from m3video.video.loader import Clips
 from m3video.video.packets import PacketScan
 from m3video.video.reader import VideoReader
-from m3video.video.views import Crops, Span, cut_span, naming, view_crops
+from m3video.video.spans import Crops, Span, cut_span, naming
+from m3video.video.views import view_crops
 
 BOXES = "boxes"
 """The extra float32 [M, 4]: x1, y1, x2, y2 as fractions of the crop; 0 where there is none."""

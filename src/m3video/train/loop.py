@@ -37,6 +37,7 @@ from m3video.train.checkpoint import Checkpoints, TrainState, whole_checkpoints,
 from m3video.train.health import warnings
 from m3video.train.interrupt import Interrupt
 from m3video.train.optim import Schedule, steps_per_epoch, total_steps
+from m3video.train.prefetch import prefetch
 from m3video.train.progress import Clock, Display
 from m3video.train.run import MetricsLog, RunConfig, RunDirectory, writing
 from m3video.train.update import StepResult
@@ -89,12 +90,14 @@ class Data:
         prepare: what a data worker does with each.
         manifest: its videos; None where the clips are rendered, or listed elsewhere.
         files: how many files the clips are read from; None: one each.
+        ahead: whether batches are copied to a GPU ahead; not where a step reads them on the host.
     """
 
     source: ClipSource
     prepare: Prepare
     manifest: Manifest | None
     files: int | None = None
+    ahead: bool = True
 
 
 def say(console: Console, line: str) -> None:
@@ -182,7 +185,8 @@ class Loop:
         self._save_weights = save_weights
         self._describe = describe
         self.world = world
-        self.part = world.share(config.train.batch, config.train.accumulate)
+        repeats = getattr(data.source, "repeats", 1)
+        self.part = world.share(config.train.batch, config.train.accumulate, repeats)
         self.checkpoints = Checkpoints(
             run.checkpoints, run.last, trainer.model, trainer.optimizer, config.train.keep, world
         )
@@ -216,6 +220,8 @@ class Loop:
             return self.run.path
         with Interrupt() as interrupt:
             batches = iter(self._batches())
+            if self.data.ahead:
+                batches = prefetch(batches, self.trainer.device)
             # If the data fails at once, nothing has been written.
             first = self._together(lambda: next_batch(batches))
             if not self.config.resume:

@@ -109,6 +109,7 @@ def _open_data(
         clip=config.clip,
         plan=plan,
         augment=config.augment,
+        repeats=config.augment.repeats,
         flow=config.motion.flow == "codec" and config.needs_flow,
     )
     return videos, manifest

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,16 +54,18 @@ class World:
         """Where progress goes: stderr, of rank 0 alone."""
         return Console(stderr=True, quiet=not self.main)
 
-    def share(self, batch: int, accumulate: int = 1) -> slice:
+    def share(self, batch: int, accumulate: int = 1, repeats: int = 1) -> slice:
         """The places of a batch that are this process's.
 
         Raises:
-            ConfigError: they cannot be dealt out evenly, in `accumulate` parts each.
+            ConfigError: they cannot be dealt out evenly, in `accumulate` parts each, and all
+                `repeats` clips of a span to the same process.
         """
-        if batch % (self.size * accumulate):
+        unit = self.size * math.lcm(accumulate, repeats)
+        if batch % unit:
             raise ConfigError(
                 f"train.batch {batch} cannot be dealt out evenly to {self.size} processes with "
-                f"train.accumulate {accumulate}: use a multiple of {self.size * accumulate}"
+                f"train.accumulate {accumulate}: use a multiple of {unit}"
             )
         part = batch // self.size
         return slice(self.rank * part, (self.rank + 1) * part)

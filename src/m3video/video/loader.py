@@ -11,15 +11,13 @@
 from __future__ import annotations
 
 import signal
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.dataloader import _BaseDataLoaderIter
@@ -37,6 +35,7 @@ from m3video.video.sampling import (
     segment_starts,
     span_rows,
 )
+from m3video.video.spans import UnreadableError, cut_span, naming
 from m3video.video.vector_reader import VectorReader
 from m3video.video.watch import STALL_SECONDS, WatchedBatches
 
@@ -77,6 +76,11 @@ class Clips:
         """On another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tell the allocator of a GPU that a stream uses the tensors, which another one made."""
+        for tensor in (self.frames, self.real, self.label, self.index, *self.extras.values()):
+            tensor.record_stream(stream)
+
     def pin_memory(self) -> Clips:
         """In page-locked memory, from which copies to a GPU need not wait."""
         return self._map(lambda tensor: tensor.pin_memory())
@@ -102,12 +106,16 @@ class ClipSource(Protocol):
         ...
 
 
-class UnreadableError(VideoError):
-    """Which video cannot be read, and why; a path may hold any text, also ": "."""
+@runtime_checkable
+class RepeatedSource(ClipSource, Protocol):
+    """A data set that can give several clips of whatever it reads."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.named = path, reason
+    repeats: int
+    """How many."""
+
+    def clips(self, index: int, epoch: int, generator: torch.Generator) -> list[Clips]:
+        """So many clips, each as `clip` gives them."""
+        ...
 
 
 def _named(error: VideoError) -> tuple[str, str]:
@@ -128,6 +136,8 @@ class VideoClips:
         augment: how spans and crops are drawn. None is for testing: the spans are `segments` equal
             parts of the video, the crop is the largest in the centre.
         segments: clips of a video; index // segments is the video.
+        repeats: clips of a span, each with a random crop of its own. They share the span: another
+            one would need frames decoded that the first does not.
         flow: give the motion that the videos' codecs found as the extra `FLOW`, cropped as the
             frames are. It is zero where the video has ended.
     """
@@ -140,9 +150,11 @@ class VideoClips:
         plan: ClipPlan,
         augment: AugmentConfig | None,
         segments: int = 1,
+        repeats: int = 1,
         flow: bool = False,
     ) -> None:
         self.manifest = manifest
+        self.repeats = repeats
         self.labels = manifest.labels
         self._clip = clip
         self._plan = plan
@@ -155,84 +167,85 @@ class VideoClips:
 
     def clip(self, index: int, epoch: int, generator: torch.Generator) -> Clips:
         """One clip; see `ClipSource`. The epoch matters only through `generator`."""
+        return self.clips(index, epoch, generator)[0]
+
+    def clips(self, index: int, epoch: int, generator: torch.Generator) -> list[Clips]:
+        """All clips of a span; see `RepeatedSource`."""
         number, segment = divmod(index, self._segments)
         video = self.manifest.videos[number]
-        try:
-            frames, real, extras = self._span(video, segment, generator)
-        except VideoError as error:
-            path = str(video.path)
-            raise UnreadableError(path, str(error).removeprefix(f"{path}: ")) from error
         label = -1 if video.label is None else self.labels.index(video.label)
-        return Clips(
-            frames=torch.from_numpy(frames),
-            real=torch.tensor(real),
-            label=torch.tensor(label),
-            index=torch.tensor(index),
-            extras=extras,
-        )
+        with naming(video.path):
+            frames, real, extras = self._span(video, segment, generator)
+        return [
+            Clips(
+                frames=sample,
+                real=torch.tensor(real),
+                label=torch.tensor(label),
+                index=torch.tensor(index),
+                extras=extra,
+            )
+            for sample, extra in zip(frames, extras, strict=True)
+        ]
 
     def _span(
         self, video: Video, segment: int, generator: torch.Generator
-    ) -> tuple[NDArray[np.uint8], list[bool], dict[str, Tensor]]:
-        """Frames of the rows, cropped, which of them are real, and the flow if it is wanted."""
+    ) -> tuple[Tensor, list[bool], list[dict[str, Tensor]]]:
+        """Frames of the rows for each crop, which of them are real, and the flow if wanted."""
+
+        def crops(height: int, width: int) -> list[Crop]:
+            size, augment = self._clip.size, self._augment
+            if augment is None:
+                return [largest_crop(height, width, size)]
+            return [
+                random_crop(height, width, size, augment, generator) for _ in range(self.repeats)
+            ]
+
         open_video = VectorReader if self._flow else VideoReader
         with open_video(video.path, frames=video.frames) as reader:
-            count, span = len(reader), self._plan.span
+            count, length = len(reader), self._plan.span
             if self._augment is None:
-                start = segment_starts(count, span, self._segments)[segment]
+                start = segment_starts(count, length, self._segments)[segment]
             else:
-                start = random_start(count, span, generator)
+                start = random_start(count, length, generator)
             rows, real = span_rows(self._plan, start, count)
-            frames, crop = self._read(reader, rows, generator)
+            span = cut_span(reader, rows, crops)
+            frames = torch.from_numpy(span.frames)
             if not isinstance(reader, VectorReader):
-                return frames, real, {}
+                return frames, real, [{} for _ in span.crops]
             pairs = [(rows[row], rows[row + 1]) for row in self._plan.pairs]
-            return frames, real, {FLOW: torch.from_numpy(reader.flow(pairs, crop))}
-
-    def _read(
-        self, reader: VideoReader, rows: list[int], generator: torch.Generator
-    ) -> tuple[NDArray[np.uint8], Crop]:
-        """Crop frames as they are decoded, so that no whole frame is copied."""
-        out = np.empty((len(rows), *self._clip.size, 3), np.uint8)
-        crop: Crop | None = None
-        for index, image in reader.images(rows):
-            if crop is None:
-                height, width, _ = image.shape
-                if self._augment is None:
-                    crop = largest_crop(height, width, self._clip.size)
-                else:
-                    crop = random_crop(height, width, self._clip.size, self._augment, generator)
-            first = bisect_left(rows, index)
-            crop.into(image, out[first])
-            out[first + 1 : bisect_right(rows, index)] = out[first]
-        assert crop is not None
-        return out, crop
+            flows = [torch.from_numpy(reader.flow(pairs, crop)) for crop in span.crops]
+            return frames, real, [{FLOW: flow} for flow in flows]
 
 
-class _Keyed(Dataset[Clips]):
-    """Clips by (epoch, index)."""
+class _Keyed(Dataset[list[Clips]]):
+    """The clips of a span, or the one clip, by (epoch, index)."""
 
     def __init__(self, source: ClipSource, seed: int, prepare: Prepare | None) -> None:
         self._source = source
         self._seed = seed
         self._prepare = prepare
 
-    def __getitem__(self, key: tuple[int, int]) -> Clips:
+    def __getitem__(self, key: tuple[int, int]) -> list[Clips]:
         epoch, index = key
+        source = self._source
         unreadable: list[tuple[str, str]] = []
-        for place in range(index, index + 1 + min(REPLACEMENTS, len(self._source) - 1)):
+        for place in range(index, index + 1 + min(REPLACEMENTS, len(source) - 1)):
             # The place in the stream keeps its generator, whichever clip is read there.
             generator = sample_generator(self._seed, epoch, index)
             try:
-                clip = self._source.clip(place % len(self._source), epoch, generator)
+                if isinstance(source, RepeatedSource):
+                    clips = source.clips(place % len(source), epoch, generator)
+                else:
+                    clips = [source.clip(place % len(source), epoch, generator)]
             except VideoError as error:
                 unreadable.append(_named(error))
                 continue
             if self._prepare is not None:
-                clip = self._prepare(clip, generator)
-            clip.index = torch.tensor(index)
-            clip.unreadable = unreadable
-            return clip
+                clips = [self._prepare(clip, generator) for clip in clips]
+            for clip in clips:
+                clip.index = torch.tensor(index)
+            clips[0].unreadable = unreadable
+            return clips
         path, reason = unreadable[0]
         raise VideoError(
             f"{path}: {reason}; nor can the {len(unreadable) - 1} clips after it be read, "
@@ -265,6 +278,11 @@ def _collate(clips: list[Clips]) -> Clips:
         extras=default_collate([clip.extras for clip in clips]),
         unreadable=[entry for clip in clips for entry in clip.unreadable],
     )
+
+
+def _collate_spans(spans: list[list[Clips]]) -> Clips:
+    """One batch of all clips of some spans."""
+    return _collate(list(chain.from_iterable(spans)))
 
 
 def _collate_readable(items: list[Clips | tuple[str, str]]) -> Clips:
@@ -329,6 +347,7 @@ def make_loader(
 
     Every epoch uses each clip at most once, in an order drawn from (seed, epoch), and leaves out
     the last partial batch. A source smaller than a batch is repeated, so that batches are full.
+    With a `RepeatedSource` this holds for spans: a batch is the clips of batch / repeats of them.
 
     Args:
         source: the clips.
@@ -344,17 +363,22 @@ def make_loader(
         refused: path → reason of files that have cost a worker before (`watch.lost`).
 
     Raises:
+        ValueError: `batch` is not a multiple of the source's repeats.
         VideoError: while iterating, if a clip and the ten after it cannot be read.
         RunFailedError: while iterating, if workers died or stalled and no file is to blame.
     """
+    repeats = source.repeats if isinstance(source, RepeatedSource) else 1
+    if batch % repeats:
+        raise ValueError(f"batch {batch} is not a multiple of {repeats} clips of a span")
+    spans = slice(part.start // repeats, part.stop // repeats) if part is not None else None
     return WatchedBatches(
         _Keyed(source, seed, prepare),
-        lambda step: TrainingOrder(len(source), batch, seed, step, last_step, part),
+        lambda step: TrainingOrder(len(source), batch // repeats, seed, step, last_step, spans),
         lambda items, keys: _Loader(
             items,
             batch_sampler=keys,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=_collate_spans,
             worker_init_fn=_one_thread,
             pin_memory=pin_memory,
         ),
