@@ -62,7 +62,7 @@ def index(arguments: list[str]) -> int:
 
 
 def _index_plain(settings: dict[str, Any]) -> None:
-    from m3video.video.manifest import index
+    from m3video.video.index import index
 
     for name in ("annotations", "split", "films"):
         if settings.pop(name) not in (None, ()):

@@ -9,11 +9,13 @@
   from the start, so a frame is the same however it was reached.
 - Only frames that are returned are converted to RGB, and turned as the file's display matrix says.
 - Of several video streams the first is read; cover pictures do not count.
-- Only local files are opened, and playlists are refused.
+- Only local files are opened, and playlists are refused. A video in a shard (see `shards.py`) is
+  read into memory once and decoded from there.
 """
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -39,6 +41,7 @@ from torch import Tensor
 from m3video.errors import VideoError
 from m3video.video.orientation import Turn
 from m3video.video.packets import PacketScan, average_rate, reason, scan_packets
+from m3video.video.shards import read_video
 
 _PLAYLISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "rtsp"})
 # FFmpeg draws the letters of any text file.
@@ -57,7 +60,7 @@ class VideoReader:
     """An open video file; a context manager.
 
     Args:
-        path: a local file.
+        path: a local file, or a video in a shard.
         threads: decoding threads. Data workers use 1.
         frames: how many the file is known to hold; spares decoding all of it to count them, where
             its packets do not tell.
@@ -80,6 +83,7 @@ class VideoReader:
     ) -> None:
         self.path = Path(path)
         self._threads = threads
+        self._data = read_video(self.path)  # of a video in a shard
         self._reformatter = VideoReformatter()
         self._open()
         try:
@@ -195,7 +199,8 @@ class VideoReader:
         try:
             # "file:" and the whitelist keep FFmpeg from following names to other protocols.
             container = av.open(
-                f"file:{self.path}",
+                f"file:{self.path}" if self._data is None else io.BytesIO(self._data),
+                "r",
                 options={"protocol_whitelist": "file"},
                 metadata_errors="replace",
             )

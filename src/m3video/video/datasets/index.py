@@ -43,12 +43,8 @@ from m3video.video.datasets.problems import (
     video_problem,
     write_problems,
 )
-from m3video.video.manifest import (
-    Manifest,
-    check_arguments,
-    check_some_readable,
-    write_manifest,
-)
+from m3video.video.index import check_arguments
+from m3video.video.manifest import Manifest, check_some_readable, write_manifest
 from m3video.video.scan import Unreadable, Video, scan_videos, unopened
 
 DatasetName = Literal[
