@@ -37,5 +37,6 @@ from .video.datasets import flip_changes_labels as flip_changes_labels
 from .video.datasets import index_dataset as index_dataset
 from .video.datasets import read_boxes as read_boxes
 from .video.index import index as index
+from .video.pack import pack as pack
 from .video.reader import VideoReader as VideoReader
 from .video.reader import read_frames as read_frames

@@ -103,7 +103,7 @@ def fetch(path: Path, start: int = 0, end: int | None = None) -> bytes:
         with path.open("rb") as file:
             file.seek(0, 2)
             end = file.tell() if end is None else min(end, file.tell())
-            file.seek(start)
+            file.seek(min(start, end))
             return file.read(max(end - start, 0))
     files, address = _filesystem(path), url(path)
     for wait in (*_WAITS, None):
