@@ -13,6 +13,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,9 +89,20 @@ def _stage(
     rows = [{"number": number, "item": pickle.dumps(items[number])} for number in numbers]
     dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block))
     stage = _Stage(function, Path.cwd())
-    mapped = dataset.map(stage.__call__, num_cpus=1, num_gpus=gpus, max_retries=_TRIES)
+    mapped = dataset.map(
+        stage.__call__, num_cpus=1, num_gpus=gpus, ray_remote_args_fn=_again_if_lost
+    )
     for row in mapped.iter_rows():
         yield row["number"], row["done"]
+
+
+def _again_if_lost() -> dict[str, int]:
+    return {"max_retries": _TRIES}
+
+
+def _ready() -> bool:
+    """Called once before all else: that a Ray process finds it says that m3video is there."""
+    return True
 
 
 @contextmanager
@@ -121,6 +133,13 @@ def _cluster(engine: str, workers: int) -> Iterator[Any]:
             object_store_memory=_STORE_BYTES,
             **quiet,
         )
+    try:
+        ray.get(ray.remote(_ready).remote())
+    except ray.exceptions.RayError as error:
+        why = str(error).strip().splitlines()[-1]
+        raise ConfigError(
+            f"engine {engine}: its processes cannot import m3video {version('m3video')}: {why}"
+        ) from None
     context = ray.data.DataContext.get_current()
     before = context.max_errored_blocks, context.enable_progress_bars
     context.max_errored_blocks, context.enable_progress_bars = -1, False

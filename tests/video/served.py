@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+Asked = list[tuple[str, str | None]]
+"""Paths and parts."""
+
 
 class Parts(http.server.SimpleHTTPRequestHandler):
     """Answers `Range: bytes=A-B`, as the servers do that shards lie on."""
 
-    asked: list[tuple[str, str | None]]
+    asked: Asked
 
     def do_GET(self) -> None:
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -44,11 +47,9 @@ class Whole(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def serve(
-    folder: Path, *, parts: bool = True
-) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+def serve(folder: Path, *, parts: bool = True) -> Iterator[tuple[str, Asked]]:
     """The URL of a folder, and what was asked for: (path, part)."""
-    asked: list[tuple[str, str | None]] = []
+    asked: Asked = []
     kind = type("Handler", (Parts,), {"asked": asked}) if parts else Whole
     handler = functools.partial(kind, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
