@@ -100,8 +100,22 @@ def _again_if_lost() -> dict[str, int]:
     return {"max_retries": _TRIES}
 
 
+def _check_ready(ray: Any, engine: str) -> None:
+    """Refuse a cluster whose processes could call nothing of ours: all would seem to crash.
+
+    Raises:
+        ConfigError: they could not.
+    """
+    try:
+        ray.get(ray.remote(_ready).remote())
+    except ray.exceptions.RayError as error:
+        why = str(error).strip().splitlines()[-1]
+        raise ConfigError(
+            f"engine {engine}: its processes cannot import m3video {version('m3video')}: {why}"
+        ) from None
+
+
 def _ready() -> bool:
-    """Called once before all else: that a Ray process finds it says that m3video is there."""
     return True
 
 
@@ -133,18 +147,12 @@ def _cluster(engine: str, workers: int) -> Iterator[Any]:
             object_store_memory=_STORE_BYTES,
             **quiet,
         )
-    try:
-        ray.get(ray.remote(_ready).remote())
-    except ray.exceptions.RayError as error:
-        why = str(error).strip().splitlines()[-1]
-        raise ConfigError(
-            f"engine {engine}: its processes cannot import m3video {version('m3video')}: {why}"
-        ) from None
     context = ray.data.DataContext.get_current()
     before = context.max_errored_blocks, context.enable_progress_bars
     context.max_errored_blocks, context.enable_progress_bars = -1, False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
+        _check_ready(ray, engine)
         yield ray
     finally:
         context.max_errored_blocks, context.enable_progress_bars = before
