@@ -38,6 +38,7 @@ SMALLER = {
     "export": "",
     "track": "--count 20",
     "index": "--workers 1",
+    "pack": "--workers 1",
     "report": "",
     "benchmark motion": "--repeats 1 --only dis",
     "study": "",
@@ -91,7 +92,14 @@ def test_commands_and_snippets_run_as_shown(tmp_path: Path, made_folder: Path) -
     for command in commands():
         assert command[0] == "m3video", command
         run([sys.executable, "-m", *smaller(command)], tmp_path)
-    made = ("manifest.csv", "motion.json", "runs/mme/report.html", "runs/mme/model")
+    made = (
+        "shards/000000.tar",
+        "runs/shards/model",
+        "manifest.csv",
+        "motion.json",
+        "runs/mme/report.html",
+        "runs/mme/model",
+    )
     tracks = ("tracks.mp4", "tracks.html", "tracks.npz", "studies/masks/table.md")
     labels = (
         "runs/ft/model",

@@ -36,6 +36,7 @@ from .video.augment import to_clip as to_clip
 from .video.datasets import flip_changes_labels as flip_changes_labels
 from .video.datasets import index_dataset as index_dataset
 from .video.datasets import read_boxes as read_boxes
-from .video.manifest import index as index
+from .video.index import index as index
+from .video.pack import pack as pack
 from .video.reader import VideoReader as VideoReader
 from .video.reader import read_frames as read_frames

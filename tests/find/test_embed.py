@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import m3video.find.embed as module
+import m3video.find.held as held
 from m3video.cli import main
 from m3video.errors import CheckpointError, ConfigError, ManifestError
 from m3video.find.clips import WindowBatches
@@ -95,7 +96,7 @@ def test_tokens_have_the_pooled_feature_as_their_mean(
 def test_a_killed_run_goes_on_and_ends_in_the_same_file(
     videos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    monkeypatch.setattr(module, "PART_SECONDS", 0.0)
+    monkeypatch.setattr(held, "PART_SECONDS", 0.0)
     settings = config(videos, model, tmp_path / f"f.{ending}", per="clip")
     whole = tmp_path / "whole" / f"f.{ending}"
     embed(settings.model_copy(update={"out": whole}))
@@ -117,13 +118,13 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_file(
     assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
     assert not settings.out.exists()
     encoded = []
-    encode = module.encode
+    encode = held.encode
 
     def counted(*arguments: Any, **settings: Any) -> Any:
         encoded.append(len(arguments[1]))
         return encode(*arguments, **settings)
 
-    monkeypatch.setattr(module, "encode", counted)
+    monkeypatch.setattr(held, "encode", counted)
     embed(settings)
     assert sum(encoded) == len(open_features(whole)) - 2 * 4
     files = [whole] if whole.is_file() else [path for path in whole.rglob("*") if path.is_file()]
@@ -141,14 +142,14 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
 ) -> None:
     settings = config(videos, model, tmp_path / "f.parquet", per="clip")
     embed(settings.model_copy(update={"out": tmp_path / "whole.parquet"}))
-    encode = module.encode
+    encode = held.encode
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return encode(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "encode", interrupted)
+        patch.setattr(held, "encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             embed(settings)
     total = len(open_features(tmp_path / "whole.parquet"))

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from m3video import jobs
 from m3video.errors import ManifestError
 from m3video.video import scan
-from m3video.video.manifest import Manifest, Unreadable, Video, index, load_manifest, write_manifest
+from m3video.video.index import index
+from m3video.video.manifest import Manifest, Unreadable, Video, load_manifest, write_manifest
 
 Made = Callable[[str], Path]
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -301,13 +303,13 @@ def test_scanning_goes_on_in_processes_after_a_crash(monkeypatch: pytest.MonkeyP
     """Few files wait at a time; those that come after a crash are not scanned one by one."""
     alone: list[Path] = []
 
-    def scan_alone(path: Path, decode: bool) -> Video | Unreadable:
+    def scan_alone(function: object, path: Path, crashed: object) -> Video | Unreadable:
         alone.append(path)
         return Unreadable(path, "crashed") if path.name == "b.mp4" else Video(path, 1, 1, 1, 1, 1)
 
     monkeypatch.setattr(scan, "scan_video", _crash)
-    monkeypatch.setattr(scan, "_alone", scan_alone)
-    monkeypatch.setattr(scan, "_AHEAD", 1)
+    monkeypatch.setattr(jobs, "_alone", scan_alone)
+    monkeypatch.setattr(jobs, "_AHEAD", 1)
     paths = [Path(f"{name}.mp4") for name in "abcdefghijklmnopqrstuvwxyz"]
     found = scan.scan_videos(paths, workers=2, decode=True, progress=False)
     assert [entry.path for entry in found] == paths

@@ -23,7 +23,7 @@ from m3video.benchmark import loader
 from m3video.config import ClipConfig, EmbedConfig
 from m3video.errors import ConfigError, VideoError
 from m3video.find.clips import WindowBatches
-from m3video.find.embed import encode
+from m3video.find.held import encode
 from m3video.find.windows import Windows
 from m3video.model.vit import build_encoder
 from m3video.video.manifest import load_manifest

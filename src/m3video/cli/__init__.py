@@ -21,6 +21,7 @@ from m3video.cli.detect import detect
 from m3video.cli.find import browse, embed, search
 from m3video.cli.index import index
 from m3video.cli.launch import launch, main_process
+from m3video.cli.pack import pack
 from m3video.cli.parse import option, overview, parse
 from m3video.cli.probe import probe
 from m3video.cli.resume import given_config
@@ -232,6 +233,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "track": _track,
     "index": index,
+    "pack": pack,
     "report": _report,
     "demo": _demo,
     "study": _study,

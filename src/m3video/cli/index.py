@@ -30,6 +30,8 @@ def index(arguments: list[str]) -> int:
         workers: int = 2,
         decode: bool = True,
         open_files: bool = True,
+        reencode: int | None = None,
+        engine: str = "processes",
     ) -> dict[str, Any]:
         """Scan and verify videos, and write a manifest: a CSV with one row a video.
 
@@ -50,6 +52,10 @@ def index(arguments: list[str]) -> int:
             decode: decode every frame to verify it; --no-decode reads packets and the first frame.
             open_files: --no-open-files only compares the folder with the lists of the format, in
                 seconds; what uses the manifest then opens the files.
+            reencode: make small copies that load faster, with a short side of so many pixels, in
+                the folder of the manifest's name, and list those; what is interrupted goes on.
+            engine: processes of this machine; ray for processes that Ray starts here; ray:auto or
+                ray:HOST:PORT for those of a cluster that shares its files.
         """
         return dict(locals())
 
@@ -62,7 +68,7 @@ def index(arguments: list[str]) -> int:
 
 
 def _index_plain(settings: dict[str, Any]) -> None:
-    from m3video.video.manifest import index
+    from m3video.video.index import index
 
     for name in ("annotations", "split", "films"):
         if settings.pop(name) not in (None, ()):

@@ -9,6 +9,7 @@ import tyro
 from pydantic import Field, model_validator
 
 from m3video.config.base import Config
+from m3video.jobs import PROCESSES, check_engine
 
 FEATURE_SUFFIXES = (".parquet", ".npz", ".zarr")
 
@@ -46,9 +47,13 @@ class EmbedConfig(Config):
     """Processes that read videos."""
     device: str = "auto"
     """auto, cpu, cuda, or any torch device."""
+    engine: str = PROCESSES
+    """processes of this machine; ray for processes that Ray starts here, each with the encoder;
+    ray:auto or ray:HOST:PORT for those of a cluster that shares its files."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        check_engine(self.engine)
         suffix = self.out.suffix.lower()
         if suffix not in FEATURE_SUFFIXES:
             raise ValueError(f"out {self.out} must end in .parquet, .npz or .zarr")

@@ -18,7 +18,8 @@ class PretrainConfig(Config):
     """Pre-train a video transformer by predicting what is hidden."""
 
     data: str
-    """A folder of videos, a manifest (CSV), a list of "path label" lines, or `moving-shapes`."""
+    """A folder of videos or shards, a manifest (CSV), a list of "path label" lines, the URL of
+    shards, or `moving-shapes`."""
     out: Path
     """The run directory."""
     resume: bool = False

@@ -15,39 +15,33 @@ import io
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from m3video.config import EmbedConfig
-from m3video.errors import CheckpointError, ConfigError, ManifestError
+from m3video.errors import ConfigError, ManifestError
 from m3video.find.clips import WindowBatches
+from m3video.find.elsewhere import compute_elsewhere
 from m3video.find.features import open_features
+from m3video.find.held import Held, no_rows, part_of
 from m3video.find.parts import Parts, same_job
-from m3video.find.store import import_zarr, part_table, write_features
+from m3video.find.store import import_zarr, write_features
 from m3video.find.windows import Windows
+from m3video.jobs import PROCESSES
 from m3video.model.checkpoint import WEIGHTS, load_encoder, model_folder, write_whole
 from m3video.model.vit import VisionTransformer
 from m3video.train.interrupt import Interrupt
 from m3video.train.step import choose_device
-from m3video.video.augment import normalise
 from m3video.video.loader import make_eval_loader
 from m3video.video.manifest import Manifest, Unreadable, Video, load_manifest
 from m3video.video.walk import absolute
 
-PART_SECONDS = 30.0
-"""From one part to the next."""
-PART_BYTES = 128 * 2**20
-"""Of features that are held in memory at most, give or take a batch."""
 PLAIN_EVERY = 10.0
 """Seconds from one line to the next where there is no terminal."""
 
@@ -92,7 +86,12 @@ def embed(config: EmbedConfig) -> Embedded:
         return finished
     _check_place(config.out)
     manifest = parts.begin(lambda: _scan(config))
-    _compute(encoder, Windows(manifest.videos, encoder.clip, config), parts, config, device)
+    windows = Windows(manifest.videos, encoder.clip, config)
+    if config.engine == PROCESSES:
+        parts.forget_rest()
+        _compute(encoder, windows, parts, config, device)
+    else:
+        compute_elsewhere(windows, parts, config, device)
     missed = [(str(entry.path), entry.reason) for entry in manifest.unreadable]
     unreadable = missed + parts.unreadable()
     _check_some(config, unreadable, parts)
@@ -162,6 +161,7 @@ def _scan(config: EmbedConfig) -> Manifest:
         labels_from_folders=config.labels_from_folders,
         decode=False,
         progress=True,
+        engine=config.engine,
     )
     videos: list[Video] = []
     unreadable = [Unreadable(Path(absolute(e.path)), e.reason) for e in found.unreadable]
@@ -175,22 +175,6 @@ def _scan(config: EmbedConfig) -> Manifest:
             continue
         videos.append(replace(video, path=path, extra={}))
     return Manifest(tuple(videos), tuple(unreadable))
-
-
-@dataclass
-class _Held:
-    """Rows that are in no part yet."""
-
-    units: list[int] = field(default_factory=list)
-    features: list[NDArray[Any]] = field(default_factory=list)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
-    since: float = field(default_factory=time.monotonic)
-
-    @property
-    def full(self) -> bool:
-        """Whether it is time for a part."""
-        size = sum(features.nbytes for features in self.features)
-        return size >= PART_BYTES or time.monotonic() - self.since >= PART_SECONDS
 
 
 def _compute(
@@ -208,58 +192,20 @@ def _compute(
     first = done = parts.done()
     batch = config.batch // windows.each
     source = WindowBatches(windows, first=first, batch=batch)
-    tokens = encoder.clip.token_count if config.tokens else 1
-    held = _Held()
+    held = Held()
     with Interrupt() as interrupt, _Bar(len(windows), done) as bar:
         for clips in make_eval_loader(source, batch=1, workers=config.workers):
-            units = clips.extras["unit"][0].tolist()
-            held.unreadable += clips.unreadable
-            if units:
-                values = encode(encoder, clips.frames[0], tokens=config.tokens, device=device)
-                values = values.view(len(units), windows.each, -1).mean(1)
-                held.features.append(values.numpy().astype(config.dtype))
-                held.units += units
+            one = replace(clips, frames=clips.frames[0], extras={"unit": clips.extras["unit"][0]})
+            held.add(one, encoder, windows, config, device)
             done = min(done + batch, len(windows))
             bar.show(done)
             if held.full or interrupt.requested or done == len(windows):
-                table = _part(windows, held, np.empty((0, tokens * encoder.width), config.dtype))
+                table = part_of(windows, held, no_rows(encoder, config))
                 parts.write(first, done, table, held.unreadable)
-                first, held = done, _Held()
+                first, held = done, Held()
             if interrupt.requested and done < len(windows):
                 bar.say(f"interrupted at {done} of {len(windows)}: the same command goes on")
                 raise interrupt.error
-
-
-@torch.inference_mode()
-def encode(
-    encoder: VisionTransformer, frames: Tensor, *, tokens: bool, device: torch.device
-) -> Tensor:
-    """Features of clips: uint8 [C, T, h, w, 3] → float32 [C, 1, D], or [C, N, D], on the CPU.
-
-    Raises:
-        CheckpointError: they are not finite.
-    """
-    values = encoder(normalise(frames.to(device))).float()
-    if not tokens:
-        values = values.mean(1, keepdim=True)
-    if not bool(values.isfinite().all()):
-        raise CheckpointError(
-            "the model gives features that are not finite: its training diverged, or its weights "
-            "are broken; use another --model"
-        )
-    out: Tensor = values.cpu()
-    return out
-
-
-def _part(windows: Windows, held: _Held, nothing: NDArray[Any]) -> pa.Table:
-    """The rows that are held; `nothing` has the shape and type of no row."""
-    videos = [windows.videos[windows.video_of(unit)] for unit in held.units]
-    return part_table(
-        [str(video.path) for video in videos],
-        [windows.seconds(unit) for unit in held.units],
-        [video.label for video in videos],
-        np.concatenate([nothing, *held.features]),
-    )
 
 
 def _check_some(config: EmbedConfig, unreadable: Sequence[tuple[str, str]], parts: Parts) -> None:

@@ -126,7 +126,7 @@ class Parts:
     ) -> None:
         """Keep the rows of the units first … last − 1, and which videos could not be read."""
         table = table.replace_schema_metadata({_UNREADABLE: json.dumps(unreadable)})
-        with written_whole(self.folder / f"part-{first:09}-{last:09}.parquet") as aside:
+        with written_whole(self._path(first, last)) as aside:
             pq.write_table(table, aside, compression="none")
 
     def unreadable(self) -> list[tuple[str, str]]:
@@ -137,6 +137,20 @@ class Parts:
             for name, reason in noted:
                 entries.setdefault(name, reason)
         return list(entries.items())
+
+    def forget_rest(self) -> None:
+        """Remove the parts that lie beyond a gap, which processes elsewhere left."""
+        kept = set(self.paths())
+        for path in self.folder.iterdir():
+            if _PART.fullmatch(path.name) and path not in kept:
+                path.unlink()
+
+    def has(self, first: int, last: int) -> bool:
+        """Whether there is a part of just these units."""
+        return self._path(first, last).exists()
+
+    def _path(self, first: int, last: int) -> Path:
+        return self.folder / f"part-{first:09}-{last:09}.parquet"
 
     def remove(self) -> None:
         """Forget all of it."""

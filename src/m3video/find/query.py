@@ -19,8 +19,9 @@ from torch import Tensor
 from m3video.config import EmbedConfig, SearchConfig
 from m3video.errors import ConfigError, VideoError
 from m3video.find.clips import WindowBatches
-from m3video.find.embed import encode, weights_sha256
+from m3video.find.embed import weights_sha256
 from m3video.find.features import FeatureFile
+from m3video.find.held import encode
 from m3video.find.windows import Windows
 from m3video.model.checkpoint import load_encoder
 from m3video.train.step import choose_device

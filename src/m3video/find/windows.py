@@ -83,14 +83,18 @@ class Windows:
         """The position of a unit's video."""
         return bisect_right(self._ends, unit)
 
+    def first_of(self, number: int) -> int:
+        """The first unit of a video."""
+        return self._ends[number - 1] if number else 0
+
     def of(self, unit: int) -> list[Window]:
         """The windows of a unit."""
         number = self.video_of(unit)
         video = self.videos[number]
         starts = self._starts(video)
         if self._config.per == "clip":
-            before = self._ends[number - 1] if number else 0
-            starts = starts[unit - before : unit - before + 1]
+            place = unit - self.first_of(number)
+            starts = starts[place : place + 1]
         offsets = frame_offsets(self.clip, video.fps, self._config.window)
         last = video.frames - 1
         return [

@@ -30,7 +30,6 @@ from m3video.model.checkpoint import (
     load_weights,
     read_json,
     read_tensors,
-    sync,
     write_json,
     write_tensors,
     written_whole,
@@ -38,6 +37,7 @@ from m3video.model.checkpoint import (
 from m3video.train.optim import load_state_by_name, state_by_name
 from m3video.train.sharded import ShardedWriter, load_sharded, read_sharded
 from m3video.train.world import World
+from m3video.whole import sync
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"

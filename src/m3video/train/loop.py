@@ -44,6 +44,7 @@ from m3video.train.update import StepResult
 from m3video.train.world import ALONE, World
 from m3video.video.loader import Clips, ClipSource, Prepare, make_loader
 from m3video.video.manifest import Manifest
+from m3video.video.walk import absolute as whole_path
 from m3video.video.watch import lost
 
 
@@ -108,8 +109,8 @@ def say(console: Console, line: str) -> None:
 def absolute(manifest: Manifest) -> Manifest:
     """Paths as they are from anywhere: a resumed run must know an unreadable video again."""
     return Manifest(
-        tuple(replace(video, path=video.path.absolute()) for video in manifest.videos),
-        tuple(replace(entry, path=entry.path.absolute()) for entry in manifest.unreadable),
+        tuple(replace(video, path=Path(whole_path(video.path))) for video in manifest.videos),
+        tuple(replace(entry, path=Path(whole_path(entry.path))) for entry in manifest.unreadable),
     )
 
 

@@ -1,8 +1,10 @@
 """Which videos there are: scan a folder or read a list, and verify every file.
 
-Three kinds of source:
+Kinds of source:
 
 - a folder: all files below it with a known video ending, sorted by path, hidden files left out;
+- a folder of shards, or one shard: the videos in its tars (see `shards.py`), by its `index.csv`
+  where it has one; or the URL of such a folder or index;
 - a CSV with a header that has a column `path`; frames, fps, width, height, duration and label are
   understood, other columns are kept in `Video.extra`, and what is missing is found by scanning;
 - a list of "path label" lines, separated by space, comma or tab (as VideoMAE's lists). Paths may
@@ -23,21 +25,28 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from m3video.errors import ManifestError
+from m3video.jobs import PROCESSES, run_jobs
 from m3video.video.scan import Unreadable, Video, scan_videos
-from m3video.video.walk import absolute, shown, walk
+from m3video.video.shards import (
+    INDEX,
+    Listed,
+    check_remote,
+    list_shard,
+    member_of,
+    read_index,
+    shards_in,
+)
+from m3video.video.walk import absolute, is_remote, located, url, walk
 
 __all__ = [
     "EXTENSIONS",
     "Manifest",
     "Unreadable",
     "Video",
-    "index",
     "load_manifest",
     "write_manifest",
 ]
@@ -91,26 +100,29 @@ def load_manifest(
     labels_from_folders: bool = False,
     decode: bool = True,
     progress: bool = False,
+    engine: str = PROCESSES,
 ) -> Manifest:
-    """Find the videos of a folder, a CSV with a header, or a list of "path label" lines.
+    """Find the videos of a folder, of shards, a CSV with a header, or a list of "path label" lines.
 
     Args:
-        source: the folder or file.
+        source: the folder, file or URL.
         workers: processes that scan; 0 scans in this one, which a file can crash or hold up.
         labels_from_folders: where the source gives no label at all, a video gets the name of the
             folder it lies in, unless that is the source's own folder.
         decode: decode every frame to verify it; else read all packets and decode the first frame.
         progress: show a bar on the error stream.
+        engine: see `jobs.check_engine`.
 
     Raises:
         ManifestError: no such source, a line that cannot be understood, or no readable video.
     """
-    manifest = _scan_source(
+    manifest = scan_source(
         Path(source),
         workers=workers,
         labels_from_folders=labels_from_folders,
         decode=decode,
         progress=progress,
+        engine=engine,
     )
     check_some_readable(manifest, source)
     return manifest
@@ -126,23 +138,45 @@ def check_some_readable(manifest: Manifest, source: str | Path) -> None:
         )
 
 
-def _scan_source(
-    source: Path, *, workers: int, labels_from_folders: bool, decode: bool, progress: bool
+def scan_source(
+    source: Path,
+    *,
+    workers: int,
+    labels_from_folders: bool,
+    decode: bool,
+    progress: bool,
+    engine: str = PROCESSES,
 ) -> Manifest:
     """As `load_manifest`, but all videos may be unreadable."""
     root = source if source.is_dir() else source.parent
     entries = list(_read_source(source))
+    shards = [] if entries else shards_in(source)
+    if shards:
+        list_each = partial(list_shard, endings=EXTENSIONS)
+        listed = run_jobs(
+            list_each,
+            shards,
+            crashed=_crashed,
+            workers=workers,
+            title="reading shards",
+            engine=engine,
+            progress=progress,
+        )
+        entries = list(_shard_entries(shards, listed))
+    check_remote(entry.path for entry in entries)
     # In a list with labels a video without one has none: its folder may be `videos` or `test`.
     labels_from_folders = labels_from_folders and all(entry.label is None for entry in entries)
     if not entries:
         endings = " ".join(sorted(EXTENSIONS))
         raise ManifestError(
-            f"{source}: no videos found (files that end in {endings})"
-            if source.is_dir()
+            f"{source}: no videos found (files that end in {endings}, or .tar that hold such)"
+            if source.is_dir() or shards
             else f"{source}: the list is empty; give one video a line"
         )
     missing = [entry.path for entry in entries if entry.video is None]
-    scanned = iter(scan_videos(missing, workers=workers, decode=decode, progress=progress))
+    scanned = iter(
+        scan_videos(missing, workers=workers, decode=decode, progress=progress, engine=engine)
+    )
     videos: list[Video] = []
     unreadable: list[Unreadable] = []
     for entry in entries:
@@ -151,17 +185,47 @@ def _scan_source(
             unreadable.append(found)
             continue
         label = entry.label
-        if label is None and labels_from_folders and entry.path.parent != root:
-            label = entry.path.parent.name
+        if label is None and labels_from_folders:
+            label = _folder_name(entry.path, root)
         videos.append(replace(found, label=label, extra=entry.extra))
     return Manifest(tuple(videos), tuple(unreadable))
 
 
+def _folder_name(path: Path, root: Path) -> str | None:
+    """Name of the folder that a video lies in, unless that is the root of its source or shard."""
+    member = member_of(path)
+    if member is not None:
+        return Path(member.name).parent.name or None
+    return path.parent.name if path.parent != root else None
+
+
+def _shard_entries(
+    shards: Sequence[Path], listed: Sequence[tuple[list[Listed], str | None]]
+) -> Iterator[_Entry]:
+    for shard, (videos, reason) in zip(shards, listed, strict=True):
+        for video in videos:
+            yield _Entry(video.path, video.label, video.extra)
+        if reason is not None:
+            yield _Entry(shard, video=Unreadable(shard, reason))
+
+
+def _crashed(shard: Path) -> tuple[list[Listed], str | None]:
+    return [], "reading it ended the process"
+
+
 def _read_source(source: Path) -> Iterator[_Entry]:
+    """What it lists; nothing for shards without an index."""
+    if source.is_dir() and (source / INDEX).is_file() and shards_in(source):
+        source = source / INDEX
     if source.is_dir():
         return iter(_walk(source))
+    if source.suffix == ".tar" and source.is_file():
+        return iter(())
     try:
-        text = source.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        if is_remote(source):
+            source, text = read_index(source)
+        else:
+            text = source.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise ManifestError(
             f"{source}: {error.strerror}; give a folder of videos, a CSV or a list"
@@ -239,7 +303,7 @@ def _row_entry(row: dict[str | None, object], where: str, folder: Path) -> _Entr
     cells = {str(name): str(value).strip() for name, value in row.items()}
     if not cells["path"]:
         raise ManifestError(f"{where}: the path is empty")
-    path = folder / cells.pop("path")
+    path = located(folder, cells.pop("path"))
     label = cells.pop("label", "") or None
     given = {name: cells.pop(name, "") for name in _FACTS}
     if not all(given.values()):
@@ -277,7 +341,7 @@ def _read_list(source: Path, lines: Iterable[str]) -> Iterator[_Entry]:
         if not text:
             continue
         if Path(text).suffix.lower() in EXTENSIONS:
-            yield _Entry(source.parent / text)
+            yield _Entry(located(source.parent, text))
             continue
         match = next(filter(None, (line.fullmatch(text) for line in _LINES)), None)
         if match is None:
@@ -285,7 +349,7 @@ def _read_list(source: Path, lines: Iterable[str]) -> Iterator[_Entry]:
                 f"{source}, line {number}: {text[:200]!r} is not a path and a label, separated by "
                 "a space, comma or tab; or begin the file with a CSV header with a column `path`"
             )
-        yield _Entry(source.parent / match["path"], match["label"])
+        yield _Entry(located(source.parent, match["path"]), match["label"])
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -311,7 +375,9 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 
 def path_in_csv(path: Path, folder: Path) -> str:
-    """How a CSV in a resolved folder names a file: relative if it lies below it, else absolute."""
+    """How a CSV in a resolved folder names a file: relative if below it, else absolute or a URL."""
+    if is_remote(path):
+        return url(path)
     return absolute(path).removeprefix(f"{str(folder).rstrip(os.sep)}{os.sep}")
 
 
@@ -330,64 +396,3 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
-
-
-def index(
-    videos: str | Path,
-    out: str | Path,
-    *,
-    labels_from_folders: bool = False,
-    workers: int = 2,
-    decode: bool = True,
-) -> Manifest:
-    """Scan and verify videos, write a manifest, and report every file that cannot be read.
-
-    The unreadable ones are also written beside `out`, as `<stem>.unreadable.csv` with the columns
-    path and reason, even if no video can be read; then there is no manifest. Arguments and errors
-    as for `load_manifest`.
-    """
-    out = Path(out)
-    check_arguments(out, workers)
-    manifest = _scan_source(
-        Path(videos),
-        workers=workers,
-        labels_from_folders=labels_from_folders,
-        decode=decode,
-        progress=True,
-    )
-    if manifest.videos:
-        write_manifest(manifest, out)
-    beside = out.with_name(f"{out.stem}.unreadable.csv")
-    beside.unlink(missing_ok=True)  # of an earlier scan
-    if manifest.unreadable:
-        bad = [[entry.path, entry.reason] for entry in manifest.unreadable]
-        write_csv(beside, [["path", "reason"], *bad])
-    _print_summary(manifest, out)
-    check_some_readable(manifest, videos)
-    return manifest
-
-
-def check_arguments(out: Path, workers: int) -> None:
-    """Refuse what cannot be done, such as a place to write to, before hours of scanning."""
-    if out.is_dir():
-        raise ManifestError(f"{out}: is a folder; give the name of a CSV file to write")
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ManifestError(f"{out}: cannot be written, as {above} is not a folder that can be")
-    if workers < 0:
-        raise ManifestError(f"workers {workers}: use 0 (no processes) or more")
-
-
-def _print_summary(manifest: Manifest, out: Path) -> None:
-    console = Console(stderr=True, highlight=False)
-    frames = sum(video.frames for video in manifest.videos)
-    minutes = sum(video.duration for video in manifest.videos) / 60
-    place = f" → {escape(str(out))}" if manifest.videos else ""
-    console.print(
-        f"{len(manifest.videos)} videos, {frames:,} frames, {minutes:.1f} minutes, "
-        f"{len(manifest.labels)} labels{place}",
-        soft_wrap=True,
-    )
-    for entry in manifest.unreadable:
-        line = f"[red]unreadable[/red] {escape(shown(f'{entry.path}: {entry.reason}'))}"
-        console.print(line, soft_wrap=True)

@@ -6,6 +6,7 @@ the letters of a text. Only containers of video are named to it, and only regula
 
 from __future__ import annotations
 
+import io
 import stat
 from pathlib import Path
 
@@ -34,20 +35,25 @@ _OPTIONS = {
 }
 
 
-def open_video(path: Path, threads: int) -> tuple[InputContainer, VideoStream]:
+def open_video(
+    path: Path, threads: int, data: bytes | None = None
+) -> tuple[InputContainer, VideoStream]:
     """Open a file, and choose its first video stream that is no cover picture.
 
     Args:
         path: a local file.
         threads: of decoding.
+        data: its bytes, where they are no file of their own; `path` is then for people.
 
     Raises:
         VideoError: no regular file, no container of video, or a stream that cannot be decoded.
     """
-    _check_file(path)
+    if data is None:
+        _check_file(path)
     try:
         # "file:" keeps FFmpeg from reading a protocol out of a name.
-        container = av.open(f"file:{path}", options=_OPTIONS, metadata_errors="replace")
+        place = f"file:{path}" if data is None else io.BytesIO(data)
+        container = av.open(place, "r", options=_OPTIONS, metadata_errors="replace")
     except av.ArgumentError as error:  # what the list of formats gives
         raise VideoError(
             f"{path}: is a playlist, a picture, sound or text, not a video file"

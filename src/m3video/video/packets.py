@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -35,6 +36,8 @@ class PacketScan:
     """Keyframes, ascending: when it is shown, and when it is decoded."""
     fps: float
     """Frames per second on average."""
+    base: Fraction = Fraction(1)
+    """Seconds of a tick."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def scan_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
     # A packet's duration is that of its frame only where frames are stored as they are shown.
     last = packets[-1].duration if times == shown else 0
     # A film has hundreds of thousands of frames: an array has 8 bytes of each.
-    return PacketScan(array("q", times), sorted(keys), average_rate(times, last, stream))
+    rate, base = average_rate(times, last, stream), stream.time_base or Fraction(1)
+    return PacketScan(array("q", times), sorted(keys), rate, base)
 
 
 def _read_packets(path: Path, container: InputContainer, stream: VideoStream) -> list[_Packet]:

@@ -9,7 +9,8 @@
   from the start, so a frame is the same however it was reached.
 - Only frames that are returned are converted to RGB, and turned as the file's display matrix says.
 - Of several video streams the first is read; cover pictures do not count.
-- Only local files are opened, and none that they name: see `opening.py`.
+- Only local files are opened, and none that they name: see `opening.py`. A video in a shard (see
+  `shards.py`) is read into memory once and decoded from there.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from m3video.video.opening import TOO_LARGE, open_video
 from m3video.video.orientation import Turn
 from m3video.video.packets import PacketScan, average_rate, reason, scan_packets
 from m3video.video.patience import progress
+from m3video.video.shards import read_video
 from m3video.video.watch import reading
 
 # Frames stored out of order lie at most this far apart (H.264 and HEVC). So many before the first
@@ -56,7 +58,7 @@ class VideoReader:
     """An open video file; a context manager.
 
     Args:
-        path: a local file.
+        path: a local file, or a video in a shard.
         threads: decoding threads. Data workers use 1.
         frames: how many the file is known to hold; spares decoding all of it to count them, where
             its packets do not tell.
@@ -79,8 +81,9 @@ class VideoReader:
     ) -> None:
         self.path = Path(path)
         self._threads = threads
-        self._reformatter = VideoReformatter()
         reading(self.path)
+        self._data = read_video(self.path)  # of a video in a shard
+        self._reformatter = VideoReformatter()
         self._open()
         try:
             self.scan = scan or scan_packets(self.path, self._container, self._stream)
@@ -190,7 +193,7 @@ class VideoReader:
     # -- opening
 
     def _open(self) -> None:
-        container, stream = open_video(self.path, self._threads)
+        container, stream = open_video(self.path, self._threads, self._data)
         self._container: InputContainer = container
         self._stream: VideoStream = stream
         self._decoded: Iterator[VideoFrame] = iter(())

@@ -1,10 +1,13 @@
-"""Walk a folder: each folder is listed once, by one scan and without a look at its files."""
+"""Names of files: folders are listed once, without a look at their files; paths may be URLs."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+_REMOTE = re.compile(r"(https?|s3):/+")
 
 
 def walk(folder: Path, refused: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
@@ -28,8 +31,25 @@ def walk(folder: Path, refused: Callable[[OSError], None]) -> Iterator[tuple[str
 
 
 def absolute(path: str | Path) -> str:
-    """A path that means the same from anywhere: without "..", and links stay links."""
+    """A path that means the same from anywhere: without "..", links and URLs as they are."""
+    if is_remote(path):
+        return str(path)
     return os.path.normpath(Path.cwd() / path)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is at http, https or s3."""
+    return _REMOTE.match(str(path)) is not None
+
+
+def url(path: Path) -> str:
+    """A remote path with both slashes, of which `Path` leaves one; others as they are."""
+    return _REMOTE.sub(r"\1://", str(path), count=1)
+
+
+def located(folder: Path, name: str) -> Path:
+    """What a list in a folder calls `name`: relative to the folder, absolute or a URL."""
+    return Path(name) if is_remote(name) else folder / name
 
 
 def shown(name: str) -> str:

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from m3video.errors import ManifestError
+from m3video.jobs import PROCESSES
 from m3video.video.datasets import (
     ava,
     diving48,
@@ -43,12 +44,10 @@ from m3video.video.datasets.problems import (
     video_problem,
     write_problems,
 )
-from m3video.video.manifest import (
-    Manifest,
-    check_arguments,
-    check_some_readable,
-    write_manifest,
-)
+from m3video.video.index import check_arguments
+from m3video.video.manifest import Manifest, check_some_readable, write_manifest
+from m3video.video.reencode import check_copies
+from m3video.video.reencode import reencode as make_copies
 from m3video.video.scan import Unreadable, Video, scan_videos, unopened
 
 DatasetName = Literal[
@@ -103,6 +102,8 @@ def index_dataset(
     workers: int = 2,
     decode: bool = True,
     open_files: bool = True,
+    reencode: int | None = None,
+    engine: str = PROCESSES,
 ) -> Manifest:
     """Make a manifest of a data set by its official lists, and report what is not there.
 
@@ -120,12 +121,16 @@ def index_dataset(
         decode: decode every frame to verify it; else read all packets and decode the first frame.
         open_files: without it no file is opened: its frames, size and length are left empty in the
             manifest (0 in what is returned) and found when the manifest is used. Not with AVA.
+        reencode: make small copies with this short side, and a manifest of them; see `reencode.py`.
+        engine: see `jobs.check_engine`.
 
     Raises:
         ManifestError: bad arguments or lists, or no video that can be read.
     """
     folder, out = Path(videos), Path(out)
-    check_arguments(out, workers)
+    check_arguments(out, workers, engine)
+    if reencode is not None:
+        check_copies(folder, out, reencode)
     _check_options(format, split, films, open_files)
     sources = [Path(path) for path in annotations] or [folder]
     listed = _read_lists(sources, out, format, split)
@@ -140,9 +145,14 @@ def index_dataset(
     paths = [Path(path) for _, path in matched.found]
     scanned: Sequence[Video | Unreadable]
     if open_files:
-        scanned = scan_videos(paths, workers=workers, decode=decode, progress=True)
+        decode = decode and reencode is None  # making a copy decodes every frame
+        scanned = scan_videos(paths, workers=workers, decode=decode, progress=True, engine=engine)
     else:
         scanned = [unopened(path) for path in paths]
+    if reencode is not None:
+        scanned = make_copies(
+            scanned, folder, out, short_side=reencode, workers=workers, engine=engine
+        )
     manifest = _manifest(matched, scanned, files.closed)
     key_frames: list[KeyFrame] = []
     late: dict[Path, int] = {}

@@ -1,0 +1,258 @@
+"""Videos in shards: tar files in WebDataset's format, on a disk or at a URL.
+
+- A video in a shard has a path like any other, `SHARD.tar::OFFSET+SIZE::NAME`: it lies in SIZE
+  bytes from OFFSET on, and NAME is for people. A manifest of such paths is an index of the shards,
+  and everything that reads a manifest reads shards: one video is one read, and nothing else of the
+  shard is touched.
+- A shard may lie at http, https or s3; each video is then one request for its bytes. `Path` makes
+  `http:/` of `http://`, and `url` undoes it.
+- The tar header before the bytes is read with them and must tell their size: an index of other
+  shards is found out. Nothing is ever written under a name that a tar gives.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from m3video.errors import ConfigError, ManifestError, VideoError
+from m3video.video.walk import is_remote, url
+
+INDEX = "index.csv"
+"""The manifest of a folder of shards."""
+_VIDEO = re.compile(
+    r"(?P<shard>.+?\.tar)::(?P<offset>\d{1,15})\+(?P<size>\d{1,15})::(?P<name>.+)", re.DOTALL
+)
+_KEY = re.compile(r"((?:.*/)?[^./][^.]*)\.(.*)", re.DOTALL)  # what members of a sample share
+_FACTS_BYTES = 2**20  # of a member .cls or .json that is read
+_PATIENCE = 30.0  # seconds without a byte from a server
+_WAITS = (1.0, 4.0)  # seconds before a request that failed is made again
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a video lies in a shard."""
+
+    shard: Path
+    offset: int
+    """Bytes before its first one."""
+    size: int
+    """Bytes."""
+    name: str
+    """In the tar, without what leads out of it."""
+
+    @property
+    def path(self) -> Path:
+        """What a manifest calls it."""
+        return Path(f"{self.shard}::{self.offset}+{self.size}::{self.name}")
+
+
+def member_of(path: Path) -> Member | None:
+    """The place in a shard that a path names; None for a file."""
+    match = _VIDEO.fullmatch(str(path))
+    if match is None:
+        return None
+    return Member(Path(match["shard"]), int(match["offset"]), int(match["size"]), match["name"])
+
+
+def clean_name(name: str) -> str:
+    """The name of a tar's member, without what leads out of a folder."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
+def read_video(path: Path) -> bytes | None:
+    """The bytes of a video in a shard; None for a file.
+
+    Raises:
+        VideoError: they cannot be read, or are not those of one video.
+    """
+    member = member_of(path)
+    if member is None:
+        if is_remote(path):
+            raise VideoError(f"{path}: at a URL only videos in shards are read; pack them first")
+        return None
+    start, end = member.offset - tarfile.BLOCKSIZE, member.offset + member.size
+    if start < 0:
+        raise VideoError(f"{path}: its offset is none of a tar")
+    try:
+        data = fetch(member.shard, start, end)
+        header = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror or error}") from error
+    except tarfile.HeaderError:
+        header = tarfile.TarInfo()
+    if header.size != member.size or len(data) != end - start:
+        raise VideoError(f"{path}: the shard is not the one that was indexed; index it again")
+    return data[tarfile.BLOCKSIZE :]
+
+
+def fetch(path: Path, start: int = 0, end: int | None = None) -> bytes:
+    """Bytes of a file or a URL, from `start` to before `end` or to where it ends.
+
+    Raises:
+        OSError: it cannot be read.
+        ConfigError: what reads URLs is not installed.
+    """
+    if not is_remote(path):
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            end = file.tell() if end is None else min(end, file.tell())
+            file.seek(min(start, end))
+            return file.read(max(end - start, 0))
+    files, address = _filesystem(path), url(path)
+    for wait in (*_WAITS, None):
+        try:
+            return bytes(files.cat_file(address, start=start or None, end=end))
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # each protocol's library has errors of its own
+            if wait is None:
+                told = " ".join(str(error).split()) or type(error).__name__
+                raise OSError(f"cannot be fetched: {told}") from error
+            time.sleep(wait)
+    raise AssertionError
+
+
+def _filesystem(path: Path) -> Any:
+    """What reads URLs of this kind; fsspec keeps one for each process."""
+    scheme = url(path).partition("://")[0]
+    try:
+        import fsspec
+
+        if scheme == "s3":
+            return fsspec.filesystem(scheme)
+        import aiohttp
+
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE, sock_read=_PATIENCE)
+        return fsspec.filesystem(scheme, client_kwargs={"timeout": patience})
+    except ImportError as error:
+        raise ConfigError(
+            f"{url(path)}: {scheme} needs more ({error}): pip install 'm3video[shards]'"
+        ) from None
+
+
+def read_index(source: Path) -> tuple[Path, str]:
+    """The index of the shards at a URL: its path and its text.
+
+    Args:
+        source: URL of the folder of the shards, or of a manifest of them.
+
+    Raises:
+        ManifestError: there is none.
+    """
+    path = source if source.suffix.lower() == ".csv" else source / INDEX
+    try:
+        return path, fetch(path).decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise ManifestError(
+            f"{url(path)}: {error.strerror or error}; a URL must be that of a folder of shards "
+            f"with the {INDEX} that m3video pack writes, or of that file"
+        ) from error
+
+
+def check_remote(paths: Iterable[Path]) -> None:
+    """Refuse a server that would send a whole shard for each video; the first shard is asked for.
+
+    Raises:
+        ManifestError: it does, or the shard cannot be read.
+    """
+    shard = next((place.shard for place in map(member_of, paths) if place is not None), None)
+    if shard is None or not is_remote(shard):
+        return
+    try:
+        with _filesystem(shard).open(url(shard), cache_type="none") as file:
+            file.seek(tarfile.BLOCKSIZE)
+            file.read(tarfile.BLOCKSIZE)
+    except ValueError:
+        raise ManifestError(
+            f"{url(shard)}: its server does not answer requests for a part of a file (HTTP Range): "
+            "use another server, s3, or a copy on a disk"
+        ) from None
+    except Exception as error:  # each protocol's library has errors of its own
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ManifestError(f"{url(shard)}: cannot be fetched: {told}") from error
+
+
+@dataclass
+class Listed:
+    """A video that a shard holds."""
+
+    path: Path
+    label: str | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def shards_in(source: Path) -> list[Path]:
+    """The tars of a folder, by name, or the tar itself; none of anything else."""
+    if source.suffix == ".tar":
+        return [source]
+    names = sorted(source.glob("*.tar")) if source.is_dir() else []
+    return [path for path in names if not path.name.startswith(".")]
+
+
+def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str | None]:
+    """The videos of a shard on a disk in its order, and why no more of it could be read.
+
+    The label is that of the member `.cls`, or `label` in the member `.json` of the same sample,
+    where `split` is understood, too.
+
+    Args:
+        shard: the tar; compressed ones are not understood.
+        endings: of videos, in lower case.
+    """
+    videos: list[tuple[str, Listed]] = []
+    facts: dict[str, dict[str, str]] = {}
+    reason = None
+    try:
+        with tarfile.open(shard, "r:", errors="surrogateescape") as tar:
+            for member in _files(tar):
+                match = _KEY.fullmatch(member.name)
+                key, ending = match.groups() if match else (member.name, "")
+                if Path(member.name).suffix.lower() in endings:
+                    name = clean_name(member.name) or "video"
+                    place = Member(shard, member.offset_data, member.size, name)
+                    videos.append((key, Listed(place.path)))
+                elif ending in ("cls", "json") and member.size <= _FACTS_BYTES:
+                    file = tar.extractfile(member)
+                    text = file.read() if file is not None else b""
+                    facts.setdefault(key, {}).update(_facts(ending, text))
+    except (tarfile.TarError, OSError) as error:
+        reason = f"not a tar, or damaged: {error}"
+    for key, video in videos:
+        found = dict(facts.get(key, {}))
+        video.label = found.pop("label", None)
+        video.extra = found
+    return [video for _, video in videos], reason
+
+
+def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Its plain files; those seen are forgotten, as a shard may hold hundreds of thousands."""
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]
+        if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            yield member
+
+
+def _facts(ending: str, data: bytes) -> dict[str, str]:
+    """Label and split in a member `.cls` or `.json`; nothing where it is not understood."""
+    try:
+        text = data.decode()
+        if ending == "cls":
+            return {"label": text.strip()} if text.strip() else {}
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    kept = {name: found.get(name) for name in ("label", "split")}
+    return {
+        name: str(value).strip()
+        for name, value in kept.items()
+        if isinstance(value, str | int) and str(value).strip()
+    }

@@ -1,0 +1,196 @@
+"""Jobs over many files: the order, what crashes, and Ray, a process of which is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3video.cli import main
+from m3video.errors import ConfigError
+from m3video.find import elsewhere
+from m3video.find.embed import embed
+from m3video.find.features import open_features
+from m3video.jobs import check_engine, run_jobs
+from m3video.video import pack as packing
+from m3video.video import reencode as copying
+from m3video.video.index import index
+from m3video.video.manifest import Unreadable, Video, load_manifest
+from m3video.video.pack import pack
+from tests.conftest import write_video
+from tests.find.conftest import config, write_model
+
+DIE, FAIL = 5, 7
+_write_shard, _make = packing._write_shard, copying._make
+_embed_range = elsewhere._embed_range
+
+
+def kill_once(marker: Path) -> None:
+    """End this process as the system does, but only once."""
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def note(number: int, folder: Path) -> int:
+    """Write that an item was done; one item ends its process whenever it is done."""
+    if number == DIE:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / str(number)).touch()
+    return number * number
+
+
+def fail(number: int) -> int:
+    if number == FAIL:
+        raise ConfigError(f"item {number} is not one")
+    return number
+
+
+def shard_or_die(shard: packing._Shard, marker: Path) -> tuple[list[Video], list[Unreadable]]:
+    if shard.out.name == "000001.tar":
+        kill_once(marker)
+    return _write_shard(shard)
+
+
+def copy_or_die(copy: copying._Copy, marker: Path, short_side: int) -> Video | Unreadable:
+    if copy.video.path.name == "2.mp4":
+        kill_once(marker)
+    return _make(copy, short_side)
+
+
+def range_or_die(units: elsewhere._Range, marker: Path) -> elsewhere._Range | None:
+    if units.first:
+        kill_once(marker)
+    return _embed_range(units)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order_and_a_crash_costs_its_own_item(tmp_path: Path, workers: int) -> None:
+    found = run_jobs(
+        partial(note, folder=tmp_path),
+        range(12),
+        crashed=lambda number: -number,
+        workers=workers,
+        title="test",
+        progress=False,
+    )
+    assert found == [-n if n == DIE else n * n for n in range(12)]
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [
+        n for n in range(12) if n != DIE
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_is_raised_here(workers: int) -> None:
+    with pytest.raises(ConfigError, match="item 7 is not one"):
+        run_jobs(fail, range(12), crashed=abs, workers=workers, title="test", progress=False)
+
+
+@pytest.mark.parametrize("engine", ["", "Ray", "ray:", "ray://", "dask", "processes:2"])
+def test_other_engines_are_refused(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^engine '{engine}': use processes, ray"):
+        check_engine(engine)
+    with pytest.raises(ConfigError, match="use processes, ray"):
+        config(tmp_path, tmp_path, tmp_path / "f.npz", engine=engine)
+    for known in ("processes", "ray", "ray:auto", "ray:10.0.0.1:6379", "ray://10.0.0.1:10001"):
+        assert check_engine(known) == known
+
+
+def test_without_ray_it_is_said_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    write_video(tmp_path / "v" / "a.mp4", frames=2)
+    out = str(tmp_path / "m.csv")
+    assert main(["index", str(tmp_path / "v"), "--out", out, "--engine", "ray"]) == 2
+    captured = capsys.readouterr().err
+    assert captured.splitlines()[-1].startswith(
+        "m3video index: engine ray: needs Ray: pip install 'm3video[ray]', or use --engine"
+    )
+    assert not Path(out).exists()
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray may start; it makes processes of its own, so nothing of them may be forked."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.mark.slow
+def test_ray_does_what_processes_do(ray: None, tmp_path: Path) -> None:
+    """One item ends every process that it is given to; the others are done once or again."""
+    found = run_jobs(
+        partial(note, folder=tmp_path),
+        range(40),
+        crashed=lambda number: -number,
+        workers=2,
+        title="test",
+        engine="ray",
+        progress=False,
+    )
+    assert found == [-n if n == DIE else n * n for n in range(40)]
+    assert len(list(tmp_path.iterdir())) == 39
+    with pytest.raises(ConfigError, match="item 7 is not one"):
+        run_jobs(fail, range(9), crashed=abs, workers=2, title="", engine="ray", progress=False)
+    with pytest.raises(ConfigError, match="no Ray cluster answers there"):
+        run_jobs(fail, [1], crashed=abs, workers=2, title="", engine="ray:auto", progress=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(5):
+        write_video(tmp_path / "videos" / f"{number}.mp4", frames=12 + number)
+    return tmp_path / "videos"
+
+
+@pytest.mark.slow
+def test_copies_and_shards_by_ray_though_processes_are_killed(
+    ray: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # relative paths mean the same to all
+    wanted = index("videos", "one/small.csv", workers=0, reencode=32)
+    make = partial(copy_or_die, marker=tmp_path / "copy-killed")
+    monkeypatch.setattr(copying, "_make", make)
+    found = index("videos", "two/small.csv", workers=2, reencode=32, engine="ray")
+    assert (tmp_path / "copy-killed").exists()
+    assert [video.path.name for video in found.videos] == [f"{number}.mp4" for number in range(5)]
+    assert found.unreadable == ()
+    for one, other in zip(wanted.videos, found.videos, strict=True):
+        assert one.path.read_bytes() == other.path.read_bytes()
+
+    pack("videos", "shards", shard_videos=2, workers=0)
+    write = partial(shard_or_die, marker=tmp_path / "shard-killed")
+    monkeypatch.setattr(packing, "_write_shard", write)
+    pack("videos", "again", shard_videos=2, workers=2, engine="ray")
+    assert (tmp_path / "shard-killed").exists()
+    assert [video.frames for video in load_manifest("again").videos] == [12, 13, 14, 15, 16]
+    names = sorted(path.name for path in Path("shards").iterdir())
+    assert sorted(path.name for path in Path("again").iterdir()) == names
+    for name in names:
+        assert Path("shards", name).read_bytes() == Path("again", name).read_bytes()
+
+
+@pytest.mark.slow
+def test_features_by_ray_though_a_process_is_killed(
+    ray: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path / "model")
+    options = {"per": "clip", "hop": 0.08, "batch": 2}
+    one = embed(config(folder, model, tmp_path / "one.parquet", **options))
+    job = partial(range_or_die, marker=tmp_path / "killed")
+    monkeypatch.setattr(elsewhere, "_embed_range", job)
+    settings = config(folder, model, tmp_path / "two.parquet", workers=2, engine="ray", **options)
+    two = embed(settings)
+    assert (tmp_path / "killed").exists()
+    assert one.rows == two.rows > 8
+    first, second = open_features(one.out), open_features(two.out)
+    assert first.paths == second.paths
+    np.testing.assert_array_equal(first.start, second.start)
+    # Ray gives each process one thread, so sums may be rounded otherwise.
+    np.testing.assert_allclose(first.vectors(), second.vectors(), rtol=1e-4, atol=1e-5)

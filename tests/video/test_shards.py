@@ -1,0 +1,436 @@
+"""Shards: what is packed is what is read, from a disk or a URL, and nothing gets out of a tar."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+
+from m3video.cli import main
+from m3video.config import AugmentConfig, ClipConfig
+from m3video.errors import ManifestError, VideoError
+from m3video.video import pack as module
+from m3video.video import shards
+from m3video.video.index import index
+from m3video.video.loader import Clips, VideoClips, make_loader
+from m3video.video.manifest import load_manifest
+from m3video.video.pack import pack, parse_size
+from m3video.video.reader import VideoReader
+from m3video.video.sampling import plan_clip
+from m3video.video.shards import Member, is_remote, member_of, read_video, url
+from tests.conftest import write_video
+from tests.video.served import serve
+
+CLIP = ClipConfig(frames=4, stride=2, size=(32, 48), patch=8)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of three videos each, and one file that is no video."""
+    folder = tmp_path_factory.mktemp("packed") / "videos"
+    for label in ("left", "right"):
+        for number in range(3):
+            write_video(folder / label / f"{number}.mp4", frames=20 + number)
+    (folder / "right" / "broken.mp4").write_bytes(b"this is not a video")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its videos in three shards."""
+    out = tmp_path_factory.mktemp("shards") / "shards"
+    pack(folder, out, shard_videos=2, labels_from_folders=True, workers=0)
+    return out
+
+
+def clips(source: str | Path, steps: range, workers: int = 0) -> list[Clips]:
+    """Batches of these training steps."""
+    videos = VideoClips(
+        load_manifest(source), clip=CLIP, plan=plan_clip(CLIP, 0), augment=AugmentConfig()
+    )
+    loader = make_loader(
+        videos, batch=2, seed=5, first_step=steps.start, last_step=steps.stop, workers=workers
+    )
+    return list(loader)
+
+
+def assert_same(found: list[Clips], wanted: list[Clips]) -> None:
+    assert len(found) == len(wanted) > 0
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one.frames, other.frames)
+        assert torch.equal(one.index, other.index)
+        assert one.unreadable == other.unreadable == []
+
+
+# -- packing
+
+
+def test_webdataset_reads_what_was_packed(folder: Path, packed: Path) -> None:
+    names = sorted(str(path) for path in packed.glob("*.tar"))
+    assert [Path(name).name for name in names] == ["000000.tar", "000001.tar", "000002.tar"]
+    samples = list(webdataset.WebDataset(names, shardshuffle=False))
+    assert [json.loads(sample["json"]) for sample in samples] == [
+        {"path": f"{label}/{number}.mp4", "label": label}
+        for label in ("left", "right")
+        for number in range(3)
+    ]
+    assert [sample["__key__"] for sample in samples][:2] == ["000000000-left_0", "000000001-left_1"]
+    for sample in samples:
+        name = json.loads(sample["json"])["path"]
+        assert sample["mp4"] == (folder / name).read_bytes()
+
+
+def test_the_index_is_a_manifest(folder: Path, packed: Path) -> None:
+    manifest = load_manifest(packed)
+    source = load_manifest(folder, labels_from_folders=True)
+    for video, old in zip(manifest.videos, source.videos, strict=True):
+        member = member_of(video.path)
+        assert member is not None
+        assert member.shard.parent == packed
+        with member.shard.open("rb") as file:  # by hand: where it says
+            file.seek(member.offset)
+            assert file.read(member.size) == old.path.read_bytes()
+        assert (video.frames, video.label, video.fps) == (old.frames, old.label, old.fps)
+        with VideoReader(video.path) as one, VideoReader(old.path) as other:
+            np.testing.assert_array_equal(one.frames([19, 3]), other.frames([19, 3]))
+    with (packed / "index.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["path"].startswith("000000.tar::512+")
+    beside = (packed / "index.unreadable.csv").read_text()
+    assert "broken.mp4,Invalid data" in beside
+
+
+def test_shards_are_filled_by_bytes(folder: Path, tmp_path: Path) -> None:
+    sizes = [video.path.stat().st_size for video in load_manifest(folder).videos]
+    limit = sizes[0] + sizes[1]
+    pack(folder, tmp_path / "s", shard_size=str(limit), workers=0)
+    counts: dict[str, list[int]] = {}
+    for video in load_manifest(tmp_path / "s").videos:
+        member = member_of(video.path)
+        assert member is not None
+        counts.setdefault(member.shard.name, []).append(member.size)
+    assert [size for shard in counts.values() for size in shard] == sizes
+    assert all(sum(shard) <= limit for shard in counts.values())
+    assert len(counts["000000.tar"]) == 2
+    assert [parse_size(text) for text in ("1GB", "1.5 mb", "700")] == [10**9, 1_500_000, 700]
+
+
+def test_packing_goes_on_and_in_processes_is_the_same(
+    folder: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "again"
+    options = {"shard_videos": 2, "labels_from_folders": True}
+    write, made = module._add, []
+
+    def until_the_third(tar: tarfile.TarFile, video: module._Packed) -> None:
+        if video.number == 3:  # the second of the second shard
+            raise KeyboardInterrupt
+        write(tar, video)
+
+    monkeypatch.setattr(module, "_add", until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        pack(folder, out, workers=0, **options)
+    assert sorted(path.name for path in out.iterdir()) == ["000000.tar", "pack.json"]
+    monkeypatch.setattr(
+        module, "_add", lambda tar, video: (made.append(video.number), write(tar, video))
+    )
+    pack(folder, out, workers=0, **options)
+    assert made == [2, 3, 4, 5]
+    monkeypatch.undo()
+    pack(folder, tmp_path / "processes", workers=2, **options)
+    for other in (out, tmp_path / "processes"):
+        for path in [*packed.glob("*.tar"), packed / "index.csv"]:
+            assert (other / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_file_that_is_gone_is_named(folder: Path, tmp_path: Path) -> None:
+    index(folder, tmp_path / "all.csv", workers=0)
+    text = (tmp_path / "all.csv").read_text()
+    (tmp_path / "all.csv").write_text(text.replace("left/1.mp4", "left/gone.mp4"))
+    manifest = pack(tmp_path / "all.csv", tmp_path / "s", shard_videos=2, workers=0)
+    assert len(manifest.videos) == 5
+    assert [(bad.path.name, bad.reason) for bad in manifest.unreadable] == [
+        ("gone.mp4", "No such file or directory")
+    ]
+    assert len(load_manifest(tmp_path / "s").videos) == 5
+
+
+def test_shards_are_packed_again(packed: Path, tmp_path: Path) -> None:
+    pack(packed, tmp_path / "one", workers=0)
+    old, new = load_manifest(packed).videos, load_manifest(tmp_path / "one").videos
+    assert [read_video(video.path) for video in new] == [read_video(video.path) for video in old]
+    assert [video.label for video in new] == ["left"] * 3 + ["right"] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shard-size", "big"], "shard size 'big': use bytes, or a number with KB, MB or GB"),
+        (["--shard-size", "0"], "shard size '0'"),
+        (["--shard-videos", "0"], "shard videos 0: use 1 or more"),
+        (["--workers", "-1"], "workers -1: use 0"),
+        (["--engine", "spark"], "engine 'spark': use processes, ray"),
+        (["--engine", "ray:"], "engine 'ray:': use processes, ray"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_2(
+    options: list[str],
+    message: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["pack", str(folder), "--out", str(tmp_path / "s"), *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert message in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_folders_are_left_alone(
+    folder: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["pack", str(folder), "--out", str(tmp_path)]) == 2
+    assert "not empty (notes.txt)" in capsys.readouterr().err
+    before = {path: path.read_bytes() for path in packed.iterdir()}
+    assert main(["pack", str(folder), "--out", str(packed), "--workers", "0"]) == 2
+    assert "holds shards of other videos, or of another --shard-size" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in packed.iterdir()} == before
+
+
+# -- training
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_reads_shards_as_it_reads_the_folder(
+    folder: Path, packed: Path, workers: int
+) -> None:
+    wanted = clips(folder, range(7))
+    assert_same(clips(packed, range(7), workers), wanted)
+    for epoch in range(2):  # three batches of two: all six videos, once each
+        indices = torch.cat([batch.index for batch in wanted[3 * epoch : 3 * epoch + 3]])
+        assert sorted(indices.tolist()) == list(range(6))
+    # From the middle of the second epoch on, the same batches.
+    assert_same(clips(packed, range(4, 7), workers), wanted[4:])
+
+
+def test_a_broken_shard_costs_its_videos_only(packed: Path, tmp_path: Path) -> None:
+    for path in packed.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shard = tmp_path / "000001.tar"
+    shard.write_bytes(shard.read_bytes()[:9000])
+    (tmp_path / "000002.tar").write_bytes((packed / "000000.tar").read_bytes()[512:])
+    reasons = []
+    for video in load_manifest(tmp_path).videos:
+        try:
+            VideoReader(video.path).close()
+        except VideoError as error:
+            reasons.append(str(error))
+    assert len(reasons) == 3
+    assert all(reason.endswith("index it again") for reason in reasons)
+    (tmp_path / "000001.tar").unlink()
+    with pytest.raises(VideoError, match="No such file"):
+        VideoReader(load_manifest(tmp_path).videos[2].path)
+
+
+# -- tars of others
+
+
+def write_tar(path: Path, members: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_without_an_index(folder: Path, tmp_path: Path, format: int) -> None:
+    data = (folder / "left" / "0.mp4").read_bytes()
+    deep = "d" * 60 + "/" + "e" * 60  # in two headers, where a format has no room for it
+    members = {
+        "a/0.mp4": data,
+        "a/0.cls": b"3\n",
+        f"{deep}/1.rgb.mp4": data,
+        f"{deep}/1.json": b'{"label": 12, "split": "val", "caption": "a square"}',
+        "2.json": b"[" * 100_000,
+        "2.MP4": data,
+        "2.txt": b"a square",
+    }
+    shard = write_tar(tmp_path / "x.tar", members, format)
+    for source in (shard, tmp_path):
+        videos = load_manifest(source, labels_from_folders=source == tmp_path).videos
+        assert [video.label for video in videos] == ["3", "12", None]
+        assert [video.extra for video in videos] == [{}, {"split": "val"}, {}]
+        assert {video.frames for video in videos} == {20}
+        assert [read_video(video.path) for video in videos] == [data] * 3
+    index(tmp_path, tmp_path / "index.csv", workers=0)
+    for video, old in zip(load_manifest(tmp_path).videos, load_manifest(shard).videos, strict=True):
+        assert (video.path, video.label) == (old.path, old.label)
+        assert video.extra["split"] == old.extra.get("split", "")
+
+
+def test_webdatasets_own_tars(folder: Path, tmp_path: Path) -> None:
+    pattern = str(tmp_path / "w-%02d.tar")
+    with webdataset.ShardWriter(pattern, maxcount=2, verbose=0) as writer:
+        for number in range(3):
+            data = (folder / "left" / f"{number}.mp4").read_bytes()
+            writer.write({"__key__": f"{number:04}", "mp4": data, "cls": number})
+    manifest = load_manifest(tmp_path)
+    assert [(video.frames, video.label) for video in manifest.videos] == [
+        (20, "0"),
+        (21, "1"),
+        (22, "2"),
+    ]
+
+
+def test_folders_in_a_tar_give_labels(folder: Path, tmp_path: Path) -> None:
+    data = (folder / "left" / "0.mp4").read_bytes()
+    shard = write_tar(tmp_path / "x.tar", {"jump/a.mp4": data, "./run/b.mp4": data, "c.mp4": data})
+    videos = load_manifest(shard, labels_from_folders=True).videos
+    assert [video.label for video in videos] == ["jump", "run", None]
+
+
+def test_names_never_lead_out_of_a_tar(folder: Path, tmp_path: Path) -> None:
+    data = (folder / "left" / "0.mp4").read_bytes()
+    outside = tmp_path / "deep" / "outside.mp4"
+    inside = tmp_path / "deep" / "in"
+    inside.mkdir(parents=True)
+    members = {"../outside.mp4": data, f"{tmp_path}/absolute.mp4": data, "a/../../../b.mp4": data}
+    shard = write_tar(inside / "x.tar", members)
+    with tarfile.open(shard, "a") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
+            link = tarfile.TarInfo(f"link{kind!r}.mp4")
+            link.type, link.linkname = kind, "/etc/passwd"
+            tar.addfile(link)
+    videos = load_manifest(shard).videos
+    assert len(videos) == 3
+    before = sorted(path for path in tmp_path.rglob("*"))
+    pack(shard, inside / "packed", workers=0)
+    index(shard, inside / "small.csv", workers=0, reencode=16)
+    new = {path for path in tmp_path.rglob("*") if path not in before}
+    assert not outside.exists()
+    assert all(path.is_relative_to(inside) for path in new)
+    assert sum(path.suffix == ".mp4" for path in new) == 3
+    with tarfile.open(inside / "packed" / "000000.tar") as tar:
+        assert all("/" not in name and not name.startswith(".") for name in tar.getnames())
+    assert os.path.normpath(videos[0].path) == str(videos[0].path)
+
+
+def test_damaged_tars_are_named(folder: Path, tmp_path: Path) -> None:
+    data = (folder / "left" / "0.mp4").read_bytes()
+    shard = write_tar(tmp_path / "a.tar", {"0.mp4": data, "1.mp4": data})
+    shard.write_bytes(shard.read_bytes()[: 512 + len(data) + 2000])
+    (tmp_path / "b.tar").write_bytes(b"no tar")
+    manifest = load_manifest(tmp_path)
+    assert [video.path.name.split("::")[2] for video in manifest.videos] == ["0.mp4"]
+    assert {bad.path.name.split("::")[0] for bad in manifest.unreadable} == {"a.tar", "b.tar"}
+
+
+def test_an_index_that_lies_costs_no_memory(packed: Path) -> None:
+    shard = packed / "000000.tar"
+    for offset, size in ((512, 10**14), (10**14, 5), (0, 5), (512, 77), (700, 77)):
+        with pytest.raises(VideoError, match=r"index it again|none of a tar"):
+            read_video(Member(shard, offset, size, "x.mp4").path)
+
+
+# -- over the network
+
+
+def test_training_over_http_is_training_from_the_disk(packed: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with serve(packed.parent) as (address, asked):
+        source = f"{address}/shards"
+        found = clips(source, range(4), workers=1)
+        assert_same(found, clips(packed, range(4)))
+        assert_same(clips(f"{source}/index.csv", range(3, 4)), found[3:])
+        tars = [part for path, part in asked if path.endswith(".tar")]
+        assert len(tars) >= 8
+        assert None not in tars  # never a whole shard
+
+
+def test_a_manifest_keeps_urls(packed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with serve(packed) as (address, _):
+        first = index(address, tmp_path / "m.csv", workers=0)
+        assert f"\n{address}/000000.tar::512+" in (tmp_path / "m.csv").read_text()
+        assert load_manifest(tmp_path / "m.csv") == first
+        path = first.videos[0].path
+        assert is_remote(path)
+        assert url(path).startswith(f"{address}/000000.tar::")
+
+
+def test_a_server_that_sends_whole_files_is_refused(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("aiohttp")
+    with serve(packed, parts=False) as (address, _):
+        out = str(tmp_path / "m.csv")
+        assert main(["index", address, "--out", out, "--workers", "0"]) == 2
+        assert "does not answer requests for a part of a file" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    with serve(tmp_path / "empty") as (address, _):
+        assert main(["index", address, "--out", out, "--workers", "0"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"{address}/index.csv" in error
+
+
+def test_a_request_that_fails_is_made_again(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flaky:
+        calls = 0
+
+        def cat_file(self, address: str, start: int | None, end: int | None) -> bytes:
+            self.calls += 1
+            if self.calls < 3:
+                raise TimeoutError
+            return (packed / Path(address).name).read_bytes()[start:end]
+
+    flaky, waits = Flaky(), list[float]()
+    monkeypatch.setattr(shards, "_filesystem", lambda path: flaky)
+    monkeypatch.setattr(shards.time, "sleep", waits.append)
+    member = member_of(load_manifest(packed).videos[0].path)
+    assert member is not None
+    remote = Member(Path("http://host/000000.tar"), member.offset, member.size, member.name)
+    assert read_video(remote.path) == read_video(member.path)
+    assert waits == list(shards._WAITS)
+    flaky.calls = -9
+    with pytest.raises(VideoError, match="cannot be fetched: TimeoutError"):
+        read_video(remote.path)
+
+
+def test_urls_of_single_videos_are_refused() -> None:
+    with pytest.raises(VideoError, match="only videos in shards"):
+        VideoReader("http://127.0.0.1:9/a.mp4")
+    with pytest.raises(ManifestError, match="cannot be fetched"):
+        shards.check_remote([Path("http://127.0.0.1:9/x.tar::512+9::a.mp4")])
+
+
+def test_training_from_s3(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
+    servers = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="videos")
+        for path in packed.iterdir():
+            client.upload_file(str(path), "videos", f"sets/{path.name}")
+        assert_same(clips("s3://videos/sets", range(3)), clips(packed, range(3)))
+    finally:
+        server.stop()
