@@ -148,17 +148,16 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "m3": Recipe(
-        "Ours, chosen by a study of combinations: TrackMAE's targets and masks, and optical flow: "
-        "pixels, flow and where points go, a decoder of one block each.",
+        "Ours, chosen by a study of combinations: what `mme` predicts, a decoder each, behind "
+        "TrackMAE's masks; every second point in x and y is followed, the others interpolated.",
         merge(
             _MME_BASE,
             {
                 "mask": {"kind": "motion-bins", "ratio": 0.9, "high": 0.5},
                 "motion": {"upsample": 2},
                 "targets": {
-                    "pixel": {"weight": 1.0},
-                    "flow": {"weight": 1.0},
                     "trajectory": {"weight": 1.0, "normalise": "none", "scale": 4.0},
+                    "trajectory_hog": {"weight": 1.0},
                 },
                 "model": {"decoders": "per-target"},
             },

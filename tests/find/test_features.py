@@ -98,6 +98,20 @@ def test_files_that_are_cut_off(ending: str, share: float, tmp_path: Path) -> No
     refused(path, words="not a features file")
 
 
+def test_columns_that_are_missing_or_of_another_kind(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet")
+    whole = pq.read_table(path)
+    place = whole.column_names.index("feature")
+    for column in (None, pa.array([1.0, 2.0, 3.0]), pa.array([[1.0], [2.0, 3.0], []])):
+        table = whole.drop_columns(["feature"])
+        if column is not None:
+            table = table.add_column(place, "feature", column)
+        pq.write_table(table, path)
+        refused(path, words="not a features file")
+    pq.write_table(whole.drop_columns(["path"]), path)
+    refused(path, words="not a features file")
+
+
 def _claims(shape: tuple[int, ...], kind: str) -> bytes:
     """An array without data, and a header that says otherwise."""
     out = io.BytesIO()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-from tests.fuzz.targets import FOUND, TARGETS
+from tests.fuzz.targets import TARGETS
 
 INSTRUMENTED = ["m3video", "yaml", "csv", "zipfile", "numpy.lib._format_impl"]
 
@@ -24,7 +24,7 @@ def main(name: str, seconds: int, folder: Path) -> None:
     with atheris.instrument_imports(include=INSTRUMENTED):
         seeds = target.seeds(folder)
         target(folder, seeds[0])
-    for number, seed in enumerate([*seeds, *FOUND.get(name, [])]):
+    for number, seed in enumerate(seeds):
         (corpus / f"seed-{number}").write_bytes(seed)
     options = [f"-max_total_time={seconds}", "-timeout=120", "-rss_limit_mb=4096"]
     prefix = f"-artifact_prefix={folder}/"

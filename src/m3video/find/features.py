@@ -142,8 +142,9 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (
-        *(KeyError, ValueError, TypeError, OSError, EOFError, OverflowError, MemoryError),
-        *(RecursionError, NotImplementedError, pa.ArrowException, zipfile.BadZipFile, zlib.error),
+        *(LookupError, AttributeError, ValueError, TypeError, OSError, EOFError, OverflowError),
+        *(MemoryError, RecursionError, NotImplementedError),
+        *(pa.ArrowException, zipfile.BadZipFile, zlib.error),
     ) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -166,7 +167,7 @@ def _read_parquet(path: Path) -> tuple[str, dict[str, Any]]:
 def _parquet_chunks(path: Path) -> Iterator[NDArray[np.floating[Any]]]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=CHUNK, columns=["feature"]):
-            column = batch.column(0)
+            column = batch.column("feature")
             flat = column.flatten().to_numpy(zero_copy_only=False)
             yield flat.reshape(len(column), -1)
 
