@@ -59,7 +59,7 @@ def in_ray(
     """As `jobs.run_jobs`; number and result of each item, once, as they come."""
     with _cluster(engine, workers) as ray:
         _check_ready(ray, function, engine)
-        cores = int(ray.cluster_resources().get("CPU", 1))
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         missing: Sequence[int] = range(len(items))
         for block in (min(BLOCK, max(1, len(items) // (4 * cores))), 1):
             seen = set()
