@@ -7,6 +7,7 @@ import signal
 import sys
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -196,7 +197,8 @@ def test_copies_and_shards_by_ray_though_processes_are_killed(
     assert [video.path.name for video in found.videos] == [f"{number}.mp4" for number in range(5)]
     assert found.unreadable == ()
     for one, other in zip(wanted.videos, found.videos, strict=True):
-        assert one.path.read_bytes() == other.path.read_bytes()
+        assert one.path.name == other.path.name
+        assert replace(one, path=other.path) == other  # as many frames, at the same rate
 
     pack("videos", "shards", shard_videos=2, workers=0)
     write = partial(shard_or_die, marker=tmp_path / "shard-killed")
