@@ -58,7 +58,8 @@ def in_ray(
 ) -> Iterator[tuple[int, R]]:
     """As `jobs.run_jobs`; number and result of each item, once, as they come."""
     with _cluster(engine, workers) as ray:
-        cores = int(ray.cluster_resources().get("CPU", 1))
+        _check_ready(ray, function, engine)
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         missing: Sequence[int] = range(len(items))
         for block in (min(BLOCK, max(1, len(items) // (4 * cores))), 1):
             seen = set()
@@ -100,23 +101,24 @@ def _again_if_lost() -> dict[str, int]:
     return {"max_retries": _TRIES}
 
 
-def _check_ready(ray: Any, engine: str) -> None:
-    """Refuse a cluster whose processes could call nothing of ours: all would seem to crash.
+def _check_ready(ray: Any, function: Callable[[T], R], engine: str) -> None:
+    """Refuse a cluster whose processes cannot import the function: all items would seem to crash.
 
     Raises:
         ConfigError: they could not.
     """
     try:
-        ray.get(ray.remote(_ready).remote())
+        ray.get(ray.remote(_ready).remote(function))
     except ray.exceptions.RayError as error:
         why = str(error).strip().splitlines()[-1]
         raise ConfigError(
-            f"engine {engine}: its processes cannot import m3video {version('m3video')}: {why}"
+            f"engine {engine}: its processes cannot do this, and need m3video {version('m3video')} "
+            f"installed: {why}"
         ) from None
 
 
-def _ready() -> bool:
-    return True
+def _ready(function: Callable[[T], R]) -> bool:
+    return callable(function)
 
 
 @contextmanager
@@ -152,7 +154,6 @@ def _cluster(engine: str, workers: int) -> Iterator[Any]:
     context.max_errored_blocks, context.enable_progress_bars = -1, False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
-        _check_ready(ray, engine)
         yield ray
     finally:
         context.max_errored_blocks, context.enable_progress_bars = before
