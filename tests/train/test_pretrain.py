@@ -32,7 +32,7 @@ from m3video.errors import (
 from m3video.model.checkpoint import load_encoder
 from m3video.targets.base import ClipView, Target, TargetMaker
 from m3video.train import prepare
-from m3video.train.loop import cores_shared
+from m3video.train.batches import cores_shared
 from m3video.train.pretrain import pretrain
 from m3video.train.run import RunDirectory
 from m3video.train.step import Trainer

@@ -22,7 +22,9 @@ import pytest
 
 from m3video.errors import VideoError
 from m3video.video import scan
-from m3video.video.manifest import index, load_manifest
+from m3video.video.index import index
+from m3video.video.manifest import load_manifest
+from m3video.video.patience import limited
 from m3video.video.reader import VideoReader
 from m3video.video.scan import Unreadable, Video, scan_video, scan_videos
 from tests.video.hostile import (
@@ -181,7 +183,8 @@ def test_every_packet_renews_the_patience(monkeypatch: pytest.MonkeyPatch, tmp_p
     renewed: list[float] = []
     monkeypatch.setattr("m3video.video.patience.signal.setitimer", lambda _, s: renewed.append(s))
     path = valid(tmp_path / "a.mp4", frames=12)
-    assert isinstance(scan._scan_limited(path, True), Video)
+    with limited(scan.PATIENCE):
+        assert isinstance(scan_video(path, True), Video)
     assert renewed.count(scan.PATIENCE) > 2 * 12  # scanned and verified
     assert renewed[-1] == 0
 

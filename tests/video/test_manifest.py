@@ -303,7 +303,7 @@ def test_scanning_goes_on_in_processes_after_a_crash(monkeypatch: pytest.MonkeyP
     """Few files wait at a time; those that come after a crash are not scanned one by one."""
     alone: list[Path] = []
 
-    def scan_alone(function: object, path: Path, crashed: object) -> Video | Unreadable:
+    def scan_alone(_: object, path: Path, *others: object) -> Video | Unreadable:
         alone.append(path)
         return Unreadable(path, "crashed") if path.name == "b.mp4" else Video(path, 1, 1, 1, 1, 1)
 

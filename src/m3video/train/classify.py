@@ -21,6 +21,7 @@ from m3video.model.checkpoint import load_classifier, load_encoder, save_model
 from m3video.model.resize import fit_clips
 from m3video.model.vit import VisionTransformer
 from m3video.train.augment import AugmentSamples
+from m3video.train.batches import Data, absolute
 from m3video.train.classify_step import ClassifierTrainer
 from m3video.train.labelled import shapes_train
 from m3video.train.labelled_videos import (
@@ -32,7 +33,7 @@ from m3video.train.labelled_videos import (
     training_videos,
 )
 from m3video.train.learned import nothing_learned
-from m3video.train.loop import Data, Loop, absolute, say
+from m3video.train.loop import Loop
 from m3video.train.multiview import (
     MOVING_SHAPES,
     EvaluationSet,
@@ -43,6 +44,7 @@ from m3video.train.multiview import (
 )
 from m3video.train.optim import steps_per_epoch
 from m3video.train.probe import untrained_like
+from m3video.train.progress import say
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
 from m3video.train.world import World, join, local_device

@@ -17,9 +17,11 @@ from m3video.config import AugmentConfig, DetectTrainConfig
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder, save_model
 from m3video.model.resize import fit_clips
+from m3video.train.batches import Data
 from m3video.train.detect_clips import TrainingKeyFrames
 from m3video.train.detect_step import DetectorTrainer
-from m3video.train.loop import Data, Loop, say
+from m3video.train.loop import Loop
+from m3video.train.progress import say
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
 from m3video.train.world import join, local_device

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from m3video.config import EvaluateConfig, FinetuneConfig
 from m3video.errors import ConfigError
-from m3video.train.loop import absolute, say
+from m3video.train.batches import absolute
+from m3video.train.progress import say
 from m3video.video.manifest import Manifest, Video, load_manifest
 
 SPLITS = ("train", "val", "test")

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +23,6 @@ from rich.console import Console
 from torch import Tensor, nn, optim
 
 from m3video.errors import (
-    ConfigError,
     DivergedError,
     M3VideoError,
     NotWrittenError,
@@ -33,18 +30,17 @@ from m3video.errors import (
     TooManyUnreadableError,
     VideoError,
 )
+from m3video.train.batches import Data, cores_shared, next_batch
 from m3video.train.checkpoint import Checkpoints, TrainState, whole_checkpoints, whole_weights
 from m3video.train.health import warnings
 from m3video.train.interrupt import Interrupt
 from m3video.train.optim import Schedule, steps_per_epoch, total_steps
 from m3video.train.prefetch import prefetch
-from m3video.train.progress import Clock, Display
+from m3video.train.progress import Clock, Display, say
 from m3video.train.run import MetricsLog, RunConfig, RunDirectory, writing
 from m3video.train.update import StepResult
 from m3video.train.world import ALONE, World
-from m3video.video.loader import Clips, ClipSource, Prepare, make_loader
-from m3video.video.manifest import Manifest
-from m3video.video.walk import absolute as whole_path
+from m3video.video.loader import Clips, make_loader
 from m3video.video.watch import lost
 
 
@@ -80,70 +76,6 @@ class Taken:
     result: StepResult
     rate: float
     unreadable: int
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run trains on.
-
-    Attributes:
-        source: its clips.
-        prepare: what a data worker does with each.
-        manifest: its videos; None where the clips are rendered, or listed elsewhere.
-        files: how many files the clips are read from; None: one each.
-        ahead: whether batches are copied to a GPU ahead; not where a step reads them on the host.
-    """
-
-    source: ClipSource
-    prepare: Prepare
-    manifest: Manifest | None
-    files: int | None = None
-    ahead: bool = True
-
-
-def say(console: Console, line: str) -> None:
-    """Print a line as it is."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def absolute(manifest: Manifest) -> Manifest:
-    """Paths as they are from anywhere: a resumed run must know an unreadable video again."""
-    return Manifest(
-        tuple(replace(video, path=Path(whole_path(video.path))) for video in manifest.videos),
-        tuple(replace(entry, path=Path(whole_path(entry.path))) for entry in manifest.unreadable),
-    )
-
-
-@contextmanager
-def cores_shared(device: torch.device, workers: int, before: int | None) -> Iterator[None]:
-    """On a CPU, leave a core to each data worker: more threads than cores wait for each other.
-
-    A resumed run keeps the number it had `before`: sums are rounded otherwise with another one.
-    """
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        torch.set_num_threads(before or min(threads, max(1, cores - workers)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def next_batch(batches: Iterator[Clips]) -> Clips:
-    """The next batch; the error of a data worker comes without the worker's traceback.
-
-    Raises:
-        ConfigError: frames that do not suit what finds the motion.
-        VideoError: a clip and those that could take its place cannot be read.
-        RunFailedError: workers were killed, or stall.
-    """
-    try:
-        return next(batches)
-    except (ConfigError, VideoError) as error:
-        kind = type(error)
-        message = str(error).strip().splitlines()[-1]
-        raise kind(message.removeprefix(f"m3video.errors.{kind.__name__}: ")) from error
 
 
 class Loop:

@@ -21,10 +21,11 @@ from m3video.config import (
 from m3video.errors import ConfigError, M3VideoError, VideoError
 from m3video.model.checkpoint import load_classifier
 from m3video.model.classifier import Classifier
+from m3video.train.batches import cores_shared
 from m3video.train.classified import EVALUATION, check_folder, write_evaluation
 from m3video.train.labelled import TEST_OFFSET, shapes_test
 from m3video.train.labelled_videos import read_labelled, tested_videos, training_videos
-from m3video.train.loop import cores_shared, say
+from m3video.train.progress import say
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
 from m3video.train.views import predict_views

@@ -13,9 +13,11 @@ from rich.console import Console
 from m3video.config import PretrainConfig
 from m3video.model.checkpoint import save_model
 from m3video.motion.tracker import check_motion
+from m3video.train.batches import Data, absolute
 from m3video.train.checkpoint import load_init, part_of
-from m3video.train.loop import Data, Loop, absolute, say
+from m3video.train.loop import Loop
 from m3video.train.prepare import Prepare
+from m3video.train.progress import say
 from m3video.train.run import RunDirectory
 from m3video.train.step import Trainer, choose_device
 from m3video.train.world import World, join, local_device

@@ -17,10 +17,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from m3video.video.walk import shown
+
 PLAIN_EVERY = 10.0
 """Seconds from one plain line to the next."""
 WINDOW = 50
 """Steps that speed and waiting are averaged over."""
+
+
+def say(console: Console, line: str) -> None:
+    """Print lines as they are, but for what would steer a terminal: names of files may hold it."""
+    text = "\n".join(shown(each) for each in line.split("\n"))
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Clock:
@@ -98,7 +106,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, line)
 
     def __enter__(self) -> Self:
         self._bar.start()
