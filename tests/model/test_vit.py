@@ -137,10 +137,18 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("size", "millions"),
-    [("nano", 0.99), ("ti", 5.6), ("s", 21.9), ("b", 86.2), ("l", 303.9), ("h", 631.7)],
+    [
+        ("nano", 0.99),
+        ("ti", 5.6),
+        ("s", 21.9),
+        ("b", 86.2),
+        ("l", 303.9),
+        ("h", 631.7),
+        ("g", 1011.0),
+    ],
 )
 def test_sizes_are_the_published_ones(size: str, millions: float) -> None:
-    """The papers round to ViT-S 22 M, B 87 M, L 305 M and H 633 M, positions included."""
+    """Papers round to S 22 M, B 87 M, L 305 M, H 633 M and g 1,011 M, positions included."""
     with torch.device("meta"):
         model = build_encoder(ClipConfig(), size)
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -85,7 +85,7 @@ def _transformers_classifier(size: str, clip: ClipConfig) -> nn.Module:
             "transformers, which this compares with, is not installed; "
             "install it with: pip install 'm3video[hf]'"
         ) from error
-    width, depth, heads = SIZES[size]
+    width, depth, heads, hidden = SIZES[size]
     settings: dict[str, Any] = {
         "image_size": list(clip.size),
         "patch_size": clip.patch,
@@ -94,7 +94,7 @@ def _transformers_classifier(size: str, clip: ClipConfig) -> nn.Module:
         "hidden_size": width,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
+        "intermediate_size": hidden,
         "layer_norm_eps": 1e-6,
         "use_mean_pooling": True,
         "num_labels": CLASSES,

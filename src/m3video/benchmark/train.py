@@ -176,7 +176,7 @@ def _transformers_model(config: PretrainConfig) -> nn.Module:
             "transformers, which this compares with, is not installed; "
             "install it with: pip install 'm3video[hf]'"
         ) from error
-    width, depth, heads = SIZES[config.model.size]
+    width, depth, heads, hidden = SIZES[config.model.size]
     settings: dict[str, Any] = {
         "image_size": list(config.clip.size),
         "patch_size": config.clip.patch,
@@ -185,7 +185,7 @@ def _transformers_model(config: PretrainConfig) -> nn.Module:
         "hidden_size": width,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
+        "intermediate_size": hidden,
         "decoder_hidden_size": config.model.decoder_width,
         "decoder_num_hidden_layers": config.model.decoder_depth,
         "decoder_num_attention_heads": config.model.decoder_heads,

@@ -14,8 +14,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class ModelConfig(Config):
     """Encoder and decoder."""
 
-    size: Literal["nano", "ti", "s", "b", "l", "h"] = "b"
-    """Encoder: nano (width 128, 4 blocks, for CPUs) or ViT-Ti/S/B/L/H."""
+    size: Literal["nano", "ti", "s", "b", "l", "h", "g"] = "b"
+    """Encoder: nano (width 128, 4 blocks, for CPUs) or ViT-Ti/S/B/L/H/g."""
     decoder_width: int = Field(192, ge=8)
     """Width of the decoder."""
     decoder_depth: int = Field(1, ge=1)
@@ -64,7 +64,7 @@ class TrainConfig(Config):
     """Run the model through torch.compile."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: ddp, all weights on each device; fsdp, a part of them on each, for
-    models that are too large (L and H)."""
+    models that are too large (L, H, g)."""
     recompute: bool = False
     """Keep no activations inside of blocks: less memory, a third more time."""
     device: str = "auto"

@@ -21,15 +21,16 @@ from m3video.config import ClipConfig, one_line
 from m3video.errors import ConfigError
 from m3video.model.positions import Grid, interpolate_positions
 
-SIZES: dict[str, tuple[int, int, int]] = {
-    "nano": (128, 4, 4),
-    "ti": (192, 12, 3),
-    "s": (384, 12, 6),
-    "b": (768, 12, 12),
-    "l": (1024, 24, 16),
-    "h": (1280, 32, 16),
+SIZES: dict[str, tuple[int, int, int, int]] = {
+    "nano": (128, 4, 4, 512),
+    "ti": (192, 12, 3, 768),
+    "s": (384, 12, 6, 1536),
+    "b": (768, 12, 12, 3072),
+    "l": (1024, 24, 16, 4096),
+    "h": (1280, 32, 16, 5120),
+    "g": (1408, 40, 16, 6144),
 }
-"""Width, depth and heads of each encoder size."""
+"""Width, depth, heads and hidden width of the blocks of each encoder size."""
 
 
 def sine_cosine_positions(count: int, width: int) -> Tensor:
@@ -310,7 +311,7 @@ def initialise(module: nn.Module) -> None:
 
 def build_encoder(clip: ClipConfig, size: str) -> VisionTransformer:
     """The encoder of a size in `SIZES` for clips of this kind."""
-    width, depth, heads = SIZES[size]
+    width, depth, heads, hidden = SIZES[size]
     encoder = VisionTransformer(
         frames=clip.frames,
         size=clip.size,
@@ -319,6 +320,7 @@ def build_encoder(clip: ClipConfig, size: str) -> VisionTransformer:
         width=width,
         depth=depth,
         heads=heads,
+        mlp_ratio=hidden / width,
     )
     encoder.clip = clip
     return encoder
