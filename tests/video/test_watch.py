@@ -174,3 +174,14 @@ def test_in_evaluation_a_crash_is_listed(capfd: pytest.CaptureFixture[str]) -> N
     found = list(make_eval_loader(Harmful(7, {4: "SIGSEGV"}), batch=2, workers=2))
     assert [clips.index.tolist() for clips in found] == [[0, 1], [2, 3], [5], [6]]
     assert list(reasons(found)) == ["clip-4.mp4"]
+
+
+def test_a_path_too_long_to_be_noted_costs_its_clip_alone() -> None:
+    class Long(Harmful):
+        def clip(self, index: int, epoch: int, generator: torch.Generator) -> Clips:
+            if index == 3:
+                reading(Path("x" * 5000))
+            return super().clip(index, epoch, generator)
+
+    found = reasons(list(train(Long(8, {}), 0)))
+    assert found == {"x" * 5000: "the path is longer than 4095 bytes"}

@@ -109,7 +109,7 @@ def _benchmark_train(
 
 def _benchmark_step(
     recipe: str = "mme",
-    size: Literal["nano", "ti", "s", "b", "l", "h"] | None = None,
+    size: Literal["nano", "ti", "s", "b", "l", "h", "g"] | None = None,
     batch: int = 2,
     steps: int = 5,
     workers: int = 0,

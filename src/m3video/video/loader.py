@@ -10,17 +10,14 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+from torch.utils.data import Dataset, default_collate
 
 from m3video.config import AugmentConfig, ClipConfig
 from m3video.errors import VideoError
@@ -38,6 +35,7 @@ from m3video.video.sampling import (
 from m3video.video.spans import UnreadableError, cut_span, naming
 from m3video.video.vector_reader import VectorReader
 from m3video.video.watch import STALL_SECONDS, WatchedBatches
+from m3video.video.workers import WorkerLoader, one_thread
 
 FLOW = "flow"
 """The extra of a clip that holds flow [P, 2, H, W] of the plan's pairs, if the source knows it."""
@@ -302,33 +300,6 @@ def _collate_readable(items: list[Clips | tuple[str, str]]) -> Clips:
     )
 
 
-def _one_thread(worker: int) -> None:
-    """Workers are the parallelism: threads inside them would only wait for each other.
-
-    A terminal's Ctrl-C is for the main process, which ends its workers when it is done with them.
-    So is the SIGUSR1 that a scheduler sends to all processes before it ends them.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-
-
-class _Loader(DataLoader[Any]):
-    """A DataLoader whose workers do not inherit OpenCV's threads."""
-
-    def __iter__(self) -> _BaseDataLoaderIter:
-        # A forked worker gets OpenCV's pool without its threads, and would wait for them for ever.
-        # With one thread there is no pool; this process makes a new one when it needs it.
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
-        try:
-            return super().__iter__()
-        finally:
-            cv2.setNumThreads(threads)
-
-
 def make_loader(
     source: ClipSource,
     *,
@@ -374,12 +345,12 @@ def make_loader(
     return WatchedBatches(
         _Keyed(source, seed, prepare),
         lambda step: TrainingOrder(len(source), batch // repeats, seed, step, last_step, spans),
-        lambda items, keys: _Loader(
+        lambda items, keys: WorkerLoader(
             items,
             batch_sampler=keys,
             num_workers=workers,
             collate_fn=_collate_spans,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             pin_memory=pin_memory,
         ),
         batches=range(first_step, last_step),
@@ -411,12 +382,12 @@ def make_eval_loader(
     return WatchedBatches(
         _Once(source),
         lambda first: groups[first:],
-        lambda items, keys: _Loader(
+        lambda items, keys: WorkerLoader(
             items,
             batch_sampler=keys,
             num_workers=workers,
             collate_fn=_collate_readable,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
         ),
         batches=range(len(groups)),
         workers=workers,

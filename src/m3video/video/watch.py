@@ -32,6 +32,8 @@ from m3video.errors import RunFailedError, VideoError
 
 STALL_SECONDS = 600.0
 """How long a batch may be waited for."""
+LONGEST = 4095
+"""Bytes of a path, as of Linux; those of videos in shards could be longer."""
 CRASHED = "the decoder crashed on it"
 HUNG = "reading it had not ended"
 """What the reasons begin with for which files are refused."""
@@ -45,7 +47,7 @@ class _Note(ctypes.Structure):
     _fields_ = (
         ("batch", ctypes.c_int64),
         ("since", ctypes.c_double),
-        ("path", ctypes.c_char * 4096),
+        ("path", ctypes.c_char * (LONGEST + 1)),
     )
 
 
@@ -115,7 +117,10 @@ class Watched(Dataset[Any]):
             loss = self._refused.get(path)
             if loss is not None and loss.batch <= batch:
                 raise VideoError(f"{path}: {loss.reason}")
-            note.batch, note.since, note.path = batch, time.monotonic(), os.fsencode(path)
+            name = os.fsencode(path)
+            if len(name) > LONGEST:
+                raise VideoError(f"{path}: the path is longer than {LONGEST} bytes")
+            note.batch, note.since, note.path = batch, time.monotonic(), name
 
         before = _begin.set(begin)
         try:
