@@ -5,10 +5,10 @@ class M3VideoError(Exception):
     """Base of the errors that the command line shows as one line, with exit code 2.
 
     Attributes:
-        said: whether another process of the run shows it.
+        said: whether another process of the run shows it; None: the first process does.
     """
 
-    said = False
+    said: bool | None = None
 
 
 class ConfigError(M3VideoError):
@@ -33,6 +33,12 @@ class NotWrittenError(CheckpointError):
 
 class RunFailedError(M3VideoError):
     """A run that could not go on, though nothing is wrong with the input; exit code 1."""
+
+
+class LostProcessError(RunFailedError):
+    """Another process of the run has ended; what became of it, it or its launcher tells."""
+
+    said = True
 
 
 class DivergedError(RunFailedError):

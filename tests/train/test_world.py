@@ -80,7 +80,7 @@ def assert_alike(two: Path, one: Path, tolerance: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddp", "accumulated", "fsdp"])
+@pytest.mark.parametrize("name", ["ddp", "accumulated", "fsdp", "resharded"])
 def test_pre_training_learns_the_same(both: tuple[Path, Path], name: str) -> None:
     two, one = both
     assert len(read_metrics(two / name)) == STEPS
@@ -91,7 +91,7 @@ def test_pre_training_learns_the_same(both: tuple[Path, Path], name: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tuned", "averaged", "tuned-fsdp"])
+@pytest.mark.parametrize("name", ["tuned", "averaged", "tuned-accumulated", "tuned-fsdp"])
 def test_fine_tuning_learns_the_same(both: tuple[Path, Path], name: str) -> None:
     two, one = both
     assert_alike(two / name, one / name, 1e-5)
@@ -117,12 +117,14 @@ def test_who_takes_what_and_hears_of_whom(both: tuple[Path, Path]) -> None:
         "agree": [True, False],
         "sum": [2.0, 2.0],
         "dealt": [[0, 1, 2], [3, 4]],
+        "broken": ["silent", "VideoError: clip.mp4: broken"],
     }
     assert one == {
         "next": [0.0, 1.0, 2.0],
         "agree": [False, False],
         "sum": [1.0, 1.0],
         "dealt": [[0, 1, 2, 3, 4]],
+        "broken": ["VideoError: clip.mp4: broken"],
     }
 
 
@@ -176,14 +178,14 @@ def test_a_process_that_is_killed_costs_nothing(both: tuple[Path, Path], tmp_pat
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
 
 
-def _wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> int:
+def _wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int, rank: int = 1) -> int:
     """A process of the run, once it has come so far."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     for _ in range(2400):
         assert process.poll() is None
         metrics = run / "metrics.jsonl"
         if metrics.exists() and len(metrics.read_bytes().splitlines()) >= step:
-            return int(children.read_text().split()[-1])
+            return int(children.read_text().split()[rank])
         time.sleep(0.1)
     raise AssertionError("it never came so far")
 
@@ -225,7 +227,25 @@ def test_devices_starts_the_processes_and_bad_input_is_one_line(tmp_path: Path) 
     assert good.stdout.count("report:") == 1
     uneven = start("--data", "moving-shapes", "--out", "odd", *small[:2], "--train.batch", "3")
     assert uneven.returncode == 2
-    assert "train.batch 3" in uneven.stderr
+    assert uneven.stderr.count("train.batch 3") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_devices_goes_on_when_a_process_is_killed(tmp_path: Path, rank: int) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
+    config = tiny_config(out, train={"steps": 12, "lr": 3.2e-2, "checkpoint_every": 4})
+    save_config(config, tmp_path / "config.yaml")
+    command = [sys.executable, "-m", "m3video", "pretrain", "--devices", "2"]
+    command += ["--config", str(tmp_path / "config.yaml")]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=file, stdout=file)
+        os.kill(_wait_for_step(process, out, 5, rank), signal.SIGKILL)
+        assert process.wait(timeout=400) == 0, log.read_text()
+    assert "was ended by SIGKILL; going on from the last checkpoint" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert [line["step"] for line in read_metrics(out)] == list(range(1, 13))
+    assert json.loads((out / "environment.json").read_text())["resumed"][0]["step"] >= 4
 
 
 def test_a_batch_is_dealt_out_evenly_or_not_at_all() -> None:

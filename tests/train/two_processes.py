@@ -6,7 +6,9 @@ The same jobs run in one process when `run_jobs` is called outside torchrun.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,16 @@ from m3video.config import (
     EvaluateConfig,
     FinetuneConfig,
     ProbeConfig,
+    load_pretrain_config,
 )
+from m3video.errors import M3VideoError, VideoError
+from m3video.train import loop
 from m3video.train.classify import finetune
 from m3video.train.multiview import evaluate
 from m3video.train.pretrain import pretrain
 from m3video.train.probe import probe
-from m3video.train.world import join
+from m3video.train.world import join, leave
+from m3video.video.loader import Clips
 from tests.train.tiny import tiny_config
 
 STEPS = 20
@@ -58,13 +64,55 @@ def tuning(init: Path, out: Path, **train: Any) -> None:
     )
 
 
+def resharded(out: Path) -> None:
+    """A run whose checkpoints are whole goes on in parts, from the one before the last."""
+    here, again = join(torch.device("cpu")), out / "resharded"
+    if here.main:
+        shutil.copytree(out / "ddp", again, symlinks=True)
+        (again / "last").unlink()
+        shutil.rmtree(again / f"checkpoints/step-{STEPS}")
+    here.wait()
+    config = load_pretrain_config(again / "config.yaml")
+    train = config.train.model_copy(update={"strategy": "fsdp"})
+    pretrain(config.model_copy(update={"out": again, "resume": True, "train": train}))
+
+
+def failing(out: Path, rank: int, fail: Callable[[int], None]) -> list[str]:
+    """What every process says of a run in which one of them fails at its third batch."""
+    here = join(torch.device("cpu"))
+    batches, count = loop.next_batch, 0
+
+    def third(given: Iterator[Clips]) -> Clips:
+        nonlocal count
+        count += 1
+        if count == 3 and here.rank == min(rank, here.size - 1):
+            fail(count)
+        return batches(given)
+
+    loop.next_batch = third
+    said = ""
+    try:
+        pretraining(out)
+    except M3VideoError as error:
+        shows = here.main if error.said is None else not error.said
+        said = f"{type(error).__name__}: {error}" if shows else "silent"
+    loop.next_batch = batches
+    return here.gather(said)
+
+
+def unreadable(number: int) -> None:
+    raise VideoError("clip.mp4: broken")
+
+
 def run_jobs(out: Path) -> None:
     """Every kind of run, below `out`."""
     init = out.parent / "init"
     pretraining(out / "ddp")
     pretraining(out / "accumulated", accumulate=2, recompute=True)
     pretraining(out / "fsdp", strategy="fsdp")
+    resharded(out)
     tuning(init, out / "tuned")
+    tuning(init, out / "tuned-accumulated", accumulate=2, ema=0.9)
     tuning(init, out / "averaged", ema=0.9)
     tuning(init, out / "tuned-fsdp", ema=0.9, strategy="fsdp")
     shapes = {"train_clips": 15, "test_clips": 15}
@@ -102,6 +150,7 @@ def run_jobs(out: Path) -> None:
         "sum": here.sum(torch.ones(2)).tolist(),
         "dealt": [list(part) for part in here.gather(here.deal(range(5)))],
     }
+    result["broken"] = failing(out / "broken", 1, unreadable)
     if here.main:
         (out / "world.json").write_text(json.dumps(result))
 
@@ -109,3 +158,4 @@ def run_jobs(out: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run_jobs(Path(sys.argv[1]))
+    leave()

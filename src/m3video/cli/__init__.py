@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,14 +21,20 @@ from m3video.cli.classify import evaluate, finetune
 from m3video.cli.detect import detect
 from m3video.cli.find import browse, embed, search
 from m3video.cli.index import index
-from m3video.cli.launch import launch, main_process
+from m3video.cli.launch import LOST, ended, launch, left, main_process, several
 from m3video.cli.pack import pack
 from m3video.cli.parse import option, overview, parse
 from m3video.cli.probe import probe
 from m3video.cli.resume import given_config
 from m3video.cli.weights import export_verb, import_verb
 from m3video.config import PretrainConfig, TrackConfig
-from m3video.errors import ConfigError, M3VideoError, RunFailedError, StoppedError
+from m3video.errors import (
+    ConfigError,
+    LostProcessError,
+    M3VideoError,
+    RunFailedError,
+    StoppedError,
+)
 from m3video.recipes import RECIPES, recipe_config
 from m3video.video.walk import shown
 
@@ -67,20 +74,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _complain("", f"unknown verb {verb!r}: use one of {', '.join(VERBS)}")
     try:
-        return VERBS[verb](rest)
+        return left(VERBS[verb](rest))
     except M3VideoError as error:
         code = 1 if isinstance(error, RunFailedError) else 2
-        return code if error.said else _complain(verb, str(error), code)
+        if isinstance(error, LostProcessError):
+            code = LOST
+        if error.said is False or (error.said is None and main_process()):
+            _complain(verb, str(error), code)
+        return ended(code)
     except KeyboardInterrupt as error:
-        print(f"m3video {verb}: interrupted", file=sys.stderr)
-        return 128 + (error.number if isinstance(error, StoppedError) else signal.SIGINT)
+        if main_process():
+            print(f"m3video {verb}: interrupted", file=sys.stderr)
+        number = error.number if isinstance(error, StoppedError) else signal.SIGINT
+        return ended(128 + number)
     except BrokenPipeError:
         return 141
     except OSError as error:
         if error.errno not in USERS_FAULT:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(verb, f"{where}{error.strerror}")
+        return ended(_complain(verb, f"{where}{error.strerror}") if main_process() else 2)
+    except Exception:
+        if not several():
+            raise
+        traceback.print_exc()
+        return ended(1)
 
 
 def _complain(verb: str, message: str, code: int = 2) -> int:
@@ -131,7 +149,7 @@ def _pretrain(arguments: list[str]) -> int:
         return settings
 
     settings = parse(read, arguments, verb="pretrain")
-    code = launch(settings.devices, ["pretrain", *arguments], settings.out)
+    code = launch(settings.devices, ["pretrain", *arguments], settings.train.device, settings.out)
     if code is not None:
         return code
     from m3video.report.page import write_report

@@ -44,7 +44,7 @@ def finetune(arguments: list[str]) -> int:
         return settings
 
     settings = parse(read, arguments, verb="finetune")
-    code = launch(settings.devices, ["finetune", *arguments], settings.out)
+    code = launch(settings.devices, ["finetune", *arguments], settings.train.device, settings.out)
     if code is not None:
         return code
     from m3video.report.confusion import write_confusion
@@ -64,7 +64,7 @@ def finetune(arguments: list[str]) -> int:
 def evaluate(arguments: list[str]) -> int:
     """Test a classifier on labelled videos, on several views of each."""
     config = parse(EvaluateConfig, arguments, verb="evaluate")
-    code = launch(config.devices, ["evaluate", *arguments])
+    code = launch(config.devices, ["evaluate", *arguments], config.device)
     if code is not None:
         return code
     from m3video.report.confusion import write_confusion

@@ -53,7 +53,9 @@ def _train(arguments: list[str]) -> int:
         return settings
 
     settings = parse(read, arguments, verb="detect train")
-    code = launch(settings.devices, ["detect", "train", *arguments], settings.out)
+    code = launch(
+        settings.devices, ["detect", "train", *arguments], settings.train.device, settings.out
+    )
     if code is not None:
         return code
     from m3video.report.page import write_report

@@ -7,24 +7,34 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from m3video.errors import ConfigError
 
+LOST = 75
+"""Exit code of a process that ends because another has: EX_TEMPFAIL, worth another try."""
+_LATER = 2.0
+"""Seconds that such a process waits: the launcher shall see first what ended the other."""
+GRACE = 600
+"""Seconds for the step at hand and for saving, when a run is to end."""
 RESTARTS = 3
 """How often a run goes on from its last checkpoint after a process was killed."""
 
 
-def launch(devices: int, arguments: Sequence[str], out: Path | None = None) -> int | None:
+def launch(
+    devices: int, arguments: Sequence[str], device: str, out: Path | None = None
+) -> int | None:
     """Run a command in `devices` processes, if it is to be several and is not one of them yet.
 
-    A process that ends by a signal, as when it is out of memory, ends the others; the run then
+    A process that is ended by a signal, as when it is out of memory, ends the others; the run then
     goes on from its last checkpoint. One that fails by itself ends the run.
 
     Args:
         devices: how many processes.
         arguments: of `m3video`.
+        device: that the command asks for.
         out: the run directory, where the command is one that can be resumed.
 
     Returns:
@@ -33,11 +43,11 @@ def launch(devices: int, arguments: Sequence[str], out: Path | None = None) -> i
     Raises:
         ConfigError: not as many GPUs.
     """
-    if devices == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if devices == 1 or several():
         return None
     import torch
 
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if device in {"auto", "cuda"} else 0
     if 0 < count < devices:
         raise ConfigError(f"--devices {devices}: this machine has {count} GPUs; use {count}")
     if not count:  # the cores are shared out: processes with a thread each do not hinder each other
@@ -47,14 +57,46 @@ def launch(devices: int, arguments: Sequence[str], out: Path | None = None) -> i
         if attempt and out is not None and (out / "config.yaml").exists():
             command += [] if "--resume" in command else ["--resume"]
         code = _run(devices, command)
-        if code >= 0 or out is None:
-            break
+        if code >= 0 and code != LOST:
+            return code
+        again = out is not None and attempt < RESTARTS
+        what = "a process has ended" if code == LOST else f"a process was ended by {_name(-code)}"
         print(
-            f"m3video {arguments[0]}: a process was ended by {_name(-code)}"
-            + ("; going on from the last checkpoint" if attempt < RESTARTS else ""),
+            f"m3video {arguments[0]}: {what}"
+            + ("; going on from the last checkpoint" if again else ""),
             file=sys.stderr,
         )
-    return 1 if code < 0 else code
+        if not again:
+            break
+    return 1
+
+
+def left(code: int) -> int:
+    """End the connections of a command whose work is done."""
+    if several():
+        from m3video.train.world import leave
+
+        leave()
+    return code
+
+
+def ended(code: int) -> int:
+    """After a failure, of which other processes may not know: go, and let their connections break.
+
+    Python would wait for them on its way out.
+    """
+    if several():
+        if code == LOST:
+            time.sleep(_LATER)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def several() -> bool:
+    """Whether this process is one of several of a run."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def main_process() -> bool:
@@ -76,6 +118,8 @@ def _run(devices: int, arguments: Sequence[str]) -> int:
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=0,
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+        shutdown_timeout=GRACE,
     )
     try:
         with _quiet():

@@ -10,7 +10,7 @@ from m3video.config import ProbeConfig
 def probe(arguments: list[str]) -> int:
     """Measure frozen features on labelled videos: linear, attentive, nearest neighbours."""
     config = parse(ProbeConfig, arguments, verb="probe")
-    code = launch(config.devices, ["probe", *arguments])
+    code = launch(config.devices, ["probe", *arguments], config.device)
     if code is not None:
         return code
     from m3video.train.probe import format_result

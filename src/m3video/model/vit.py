@@ -117,14 +117,14 @@ class Mlp(nn.Module):
         return cast(Tensor, self.fc2(hidden.mean(1) if pool else hidden))
 
 
-def drop_path(branch: Tensor, share: float, part: tuple[int, int] = (0, 1)) -> Tensor:
+def drop_path(branch: Tensor, share: float, part: tuple[int, int] | None = None) -> Tensor:
     """Stochastic depth (arXiv 1603.09382): [B, …], whole samples of it zero with chance `share`.
 
     The others are divided by 1 − share, so that the mean stays. Draws from torch's generator, for
-    all processes: this one is number `part[0]` of `part[1]`.
+    a whole batch of `part[1]` samples, of which these are those from number `part[0]` on.
     """
-    (rank, size), B = part, len(branch)
-    drawn = torch.rand(size * B, device=branch.device)[rank * B : (rank + 1) * B]
+    first, count = part or (0, len(branch))
+    drawn = torch.rand(count, device=branch.device)[first : first + len(branch)]
     kept = drawn >= share
     scale = kept.to(branch.dtype) / (1 - share)
     return branch * scale.view(-1, *[1] * (branch.ndim - 1))
@@ -135,14 +135,15 @@ class Block(nn.Module):
 
     Attributes:
         drop_path: chance that a branch is left out for a sample in training.
-        part: (rank, size) of the process, where the batch is dealt out to several.
+        part: place of its first sample in the whole batch, and how many that has, where a batch is
+            computed in parts; else None.
         recompute: whether nothing of it is kept for the backward pass but its input.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, norm_eps: float) -> None:
         super().__init__()
         self.drop_path = 0.0
-        self.part = (0, 1)
+        self.part: tuple[int, int] | None = None
         self.recompute = False
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attention = Attention(width, heads)

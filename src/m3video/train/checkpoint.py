@@ -141,15 +141,7 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Write one, or begin to."""
         if self._writer is None:
-            if self._world.main:
-                save_checkpoint(
-                    self._folder,
-                    self._last,
-                    model=self._model,
-                    optimizer=self._optimizer,
-                    state=state,
-                    keep=self._keep,
-                )
+            self._world.first(lambda: self._save_whole(state))
             return
         self.appear(wait=True)
         if self._world.first((self._folder / f"step-{state.step}").exists):
@@ -163,8 +155,25 @@ class Checkpoints:
         Args:
             wait: until it is.
         """
-        if self._writer is None or not self._writer.done(wait=wait) or not self._world.main:
+        if self._writer is None:
             return
+        done = self._writer.done(wait=wait)
+        if wait:
+            self._world.first(lambda: self._appear() if done else None)
+        elif done and self._world.main:
+            self._appear()
+
+    def _save_whole(self, state: TrainState) -> None:
+        save_checkpoint(
+            self._folder,
+            self._last,
+            model=self._model,
+            optimizer=self._optimizer,
+            state=state,
+            keep=self._keep,
+        )
+
+    def _appear(self) -> None:
         step = self._begun["step"]
         write_json(self._aside(step) / STATE, self._begun)
         place = self._folder / f"step-{step}"
@@ -181,12 +190,20 @@ def in_parts(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a model, put together where it is in parts; every process calls this."""
-    return {
-        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        for name, tensor in model.state_dict().items()
-    }
+def whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
+    """The state dict of a model; every process calls this.
+
+    Where it is in parts, they are put together one after another, on the CPU of rank 0 alone.
+    """
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, DTensor):
+            whole = tensor.full_tensor()
+            if world.main:
+                weights[name] = whole.cpu()
+        else:
+            weights[name] = tensor
+    return weights
 
 
 def part_of(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

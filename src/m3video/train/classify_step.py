@@ -78,15 +78,16 @@ class ClassifierTrainer(TuningTrainer[Classifier]):
         after = torch.cat([truth[repeats:], self.world.next_part(truth[:repeats])])
         return mix_clips(inputs, others, mix), mix_labels(truth, after, mix)
 
-    def gradients(self, clips: Clips, number: int) -> Tensor:
+    def gradients(self, clips: Clips, step: int) -> Tensor:
         """Of equal micro-batches of what `AugmentSamples` has seen; gives the mean loss."""
-        inputs, truth = self.batch(clips, number)
+        inputs, truth = self.batch(clips, step)
         parts = self.config.train.accumulate
         smoothing = self.config.train.label_smoothing
         total = torch.zeros((), device=self.device)
         for number, (clip, labels) in enumerate(
             zip(inputs.chunk(parts), truth.chunk(parts), strict=True), start=1
         ):
+            self.begin(step, (number - 1) * len(clip), len(inputs))
             with self.parallel.last(number == parts):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     logits = self.parallel.forward(clip)

@@ -33,7 +33,7 @@ class DetectorTrainer(TuningTrainer[Detector]):
         super().__init__(config, Detector(encoder, labels), device, world)
         self._parts = config.train.accumulate
 
-    def gradients(self, clips: Clips, number: int) -> Tensor:
+    def gradients(self, clips: Clips, step: int) -> Tensor:
         """Of the micro-batches of `TrainingKeyFrames`; gives the mean loss over the batch's boxes.
 
         Micro-batches may hold unequal numbers of boxes: each counts by its share.
@@ -42,6 +42,7 @@ class DetectorTrainer(TuningTrainer[Detector]):
         count = self.world.sum(clips.extras[PRESENT].sum())
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(split(clips, self._parts), start=1):
+            self.begin(step, (number - 1) * len(part.index), len(clips.index))
             present = part.extras[PRESENT]
             rows = present.nonzero()[:, 0]
             boxes = part.extras[BOXES][present]

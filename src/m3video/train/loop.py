@@ -39,7 +39,7 @@ from m3video.train.prefetch import prefetch
 from m3video.train.progress import Clock, Display, say
 from m3video.train.run import MetricsLog, RunConfig, RunDirectory, writing
 from m3video.train.update import StepResult
-from m3video.train.world import ALONE, World
+from m3video.train.world import ALONE, World, told
 from m3video.video.loader import Clips, make_loader
 from m3video.video.watch import lost
 
@@ -128,6 +128,7 @@ class Loop:
         self.state = TrainState()
         self.lag = 1 if trainer.device.type == "cuda" else 0
         self._taken = deque[Taken]()
+        self._failed: NotWrittenError | None = None
         self.clock = Clock()
         self._warned: set[str] = set()
 
@@ -144,8 +145,7 @@ class Loop:
         device = str(self.trainer.device)
         if self.config.resume:
             self.state = self.checkpoints.resume() or self.state
-            if self.world.main:
-                self.run.note_resumption(self.config, self.state.step, device)
+            self.world.first(lambda: self.run.note_resumption(self.config, self.state.step, device))
             say(self.console, f"resuming {self.run.path} after step {self.state.step}")
         if self.state.step >= self.steps:
             say(self.console, f"{self.run.path}: all {self.steps} steps are done")
@@ -159,12 +159,14 @@ class Loop:
             first = self._together(lambda: next_batch(batches))
             if not self.config.resume:
                 self._check_unreadable(first)
-                if self.world.main:
-                    if self._describe is not None:
-                        self._describe()
-                    self.run.create(self.config, self.data.manifest, device)
+                self.world.first(lambda: self._create(device))
             self._loop(itertools.chain([first], batches), interrupt)
         return self.run.path
+
+    def _create(self, device: str) -> None:
+        if self._describe is not None:
+            self._describe()
+        self.run.create(self.config, self.data.manifest, device)
 
     def _not_written(self, error: NotWrittenError) -> M3VideoError:
         """What is kept, and how to go on; before there is a run, the error itself."""
@@ -210,12 +212,11 @@ class Loop:
                 stop = self.world.agree(interrupt.requested)[0]
                 due = due or state.step % config.checkpoint_every == 0
                 read_all = due or stop or state.step == self.steps
-                self._read(log, display, 0 if read_all else self.lag)
+                self._read_agreed(log, display, 0 if read_all else self.lag)
                 self.checkpoints.appear()
                 # Weights that the next loss is not finite with must not take a good one's place.
                 if state.step == self.steps or stop or (due and result.finite):
-                    if log is not None:
-                        log.sync()
+                    self.world.first(lambda: None if log is None else log.sync())
                     self.save(last=stop or state.step == self.steps)
                     due, mark = False, time.perf_counter()
                 if stop and state.step < self.steps:
@@ -233,6 +234,15 @@ class Loop:
         with MetricsLog(self.run, self.state.step) as log:
             yield log
 
+    def _read_agreed(self, log: MetricsLog | None, display: Display, left: int) -> None:
+        """As `_read`; what rank 0 alone cannot write ends all processes before the next step."""
+        try:
+            self._read(log, display, left)
+        except NotWrittenError as error:
+            if self.world.size == 1:
+                raise
+            self._failed = error
+
     def _read(self, log: MetricsLog | None, display: Display, left: int) -> None:
         """Read what steps measured, but for the last `left`: these may still be under way."""
         while len(self._taken) > left:
@@ -248,7 +258,8 @@ class Loop:
     def _step(self, clips: Clips, rate: float) -> StepResult:
         number = self.state.step + 1
         try:
-            return self.trainer.step(clips, number, rate)
+            with told():
+                return self.trainer.step(clips, number, rate)
         except torch.OutOfMemoryError as error:
             raise RunFailedError(
                 f"step {number} needs more memory than {self.trainer.device} has: use a larger "
@@ -272,20 +283,19 @@ class Loop:
     def _together(self, load: Callable[[], Clips]) -> Clips:
         """What this process loads; all processes know what any could not read, or fail with it."""
         clips: Clips | None = None
-        error: M3VideoError | None = None
+        error: M3VideoError | None = self._failed
         try:
             clips = load()
         except M3VideoError as raised:
-            error = raised
+            error = error or raised
         failed, unreadable = self.world.agree(
             error is not None, clips is not None and bool(clips.unreadable)
         )
         if failed:
             errors = self.world.gather(error)
             rank, first = next((n, found) for n, found in enumerate(errors) if found is not None)
-            if rank == self.world.rank and error is not None:
-                raise error
-            first.said = True
+            first = error if rank == self.world.rank and error is not None else first
+            first.said = rank != self.world.rank
             raise first
         assert clips is not None
         if unreadable:
@@ -379,8 +389,10 @@ class Loop:
             for path, reason in new.items():
                 display.say(f"unreadable: {path}: {reason}")
             self.state.unreadable.update(new)
-            if self.world.main:
-                self.run.write_unreadable({**self.run.read_unreadable(), **new})
+            known = self.state.unreadable
+            self.world.first(
+                lambda: self.run.write_unreadable({**self.run.read_unreadable(), **known})
+            )
 
     def save(self, *, last: bool = False) -> None:
         """Write a checkpoint, and `model/`.
@@ -394,7 +406,5 @@ class Loop:
             if last:
                 self.checkpoints.appear(wait=True)
             if last or not self.checkpoints.sharded:
-                weights = whole_weights(self.trainer.model)
-                if self.world.main:
-                    self._save_weights(weights)
-        self.world.wait()
+                weights = whole_weights(self.trainer.model, self.world)
+                self.world.first(lambda: self._save_weights(weights))

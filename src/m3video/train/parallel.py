@@ -26,34 +26,47 @@ class Parallel:
     """A model as it is called in a step.
 
     Args:
-        model: on its device, with the same weights everywhere. With `fsdp` its parameters become
-            parts, so an optimiser must be made after this.
+        model: on the CPU, with the same weights everywhere. It is moved to the device, block by
+            block with `fsdp`, where its parameters become parts: an optimiser is made after this.
         config: how.
         world: who takes part.
+        device: where it computes.
 
     Attributes:
         forward: what to call in place of the model.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, world: World) -> None:
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, world: World, device: torch.device
+    ) -> None:
         self._model = model
         self._world = world
         self._wrapped: DistributedDataParallel | None = None
         blocks = [module for module in model.modules() if isinstance(module, Block)]
+        self._blocks = blocks
         for block in blocks:
             block.recompute = config.recompute
-            block.part = (world.rank, world.size)
         if world.size > 1 and config.strategy == "fsdp":
-            device = next(model.parameters()).device.type
-            mesh = init_device_mesh(device, (world.size,))
+            mesh = init_device_mesh(device.type, (world.size,))
             for block in blocks:
                 fully_shard(block, mesh=mesh)
             fully_shard(model, mesh=mesh)
+        model.to(device)
         # A compiled module shares the weights; those of the model keep their names.
         self.forward: Any = torch.compile(model) if config.compile else model
         if world.size > 1 and config.strategy == "ddp":
             self._wrapped = DistributedDataParallel(self.forward, gradient_as_bucket_view=True)
             self.forward = self._wrapped
+
+    def samples(self, start: int, count: int) -> None:
+        """What is drawn for a micro-batch is the part of what is drawn for the whole batch.
+
+        Args:
+            start: place of its first sample among those of this process.
+            count: samples of this process.
+        """
+        for block in self._blocks:
+            block.part = (self._world.rank * count + start, self._world.size * count)
 
     @contextmanager
     def last(self, last: bool) -> Iterator[None]:

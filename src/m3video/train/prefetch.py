@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+from m3video.errors import RunFailedError
 from m3video.video.loader import Clips
 
 
@@ -62,5 +63,11 @@ class Prefetcher:
         except Exception as error:  # the end, too
             self._error = error
             return
-        with torch.cuda.stream(self._stream):
-            self._ahead = clips.to(self._device, non_blocking=True)
+        try:
+            with torch.cuda.stream(self._stream):
+                self._ahead = clips.to(self._device, non_blocking=True)
+        except torch.OutOfMemoryError:
+            self._error = RunFailedError(
+                f"the next batch finds no room in the memory of {self._device}: use a smaller "
+                "train.batch, or a larger train.accumulate"
+            )

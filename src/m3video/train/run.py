@@ -35,7 +35,7 @@ from m3video.config import (
 from m3video.errors import CheckpointError, ConfigError, NotWrittenError
 from m3video.model.checkpoint import read_json, write_json, write_whole, written_whole
 from m3video.train.environment import describe_environment
-from m3video.train.world import restarts
+from m3video.train.world import launch_id, restarts
 from m3video.video.manifest import Manifest, write_manifest
 
 MAY_DIFFER = frozenset(
@@ -123,18 +123,25 @@ class RunDirectory:
     def opened(self, config: C) -> C:
         """Check that a run can start here, or go on; gives the config to go on with.
 
-        A process that torchrun started in place of one that failed goes on, whatever was asked.
+        Processes that torchrun starts again, in place of some that failed, go on, whatever was
+        asked.
 
         Raises:
             CheckpointError, ConfigError: as `check_free` and `check_resume`.
         """
-        if restarts() and self.config.exists():
+        if self.config.exists() and (restarts() or self._is_of(launch_id())):
             config = config.model_copy(update={"resume": True})
         if config.resume:
             self.check_resume(config)
         else:
             self.check_free()
         return config
+
+    def _is_of(self, launch: str | None) -> bool:
+        """Whether the run was begun by this torchrun."""
+        if launch is None or not self.environment.exists():
+            return False
+        return bool(read_json(self.environment).get("launch") == launch)
 
     def check_resume(self, config: RunConfig) -> None:
         """Refuse to resume where there is no run, or with settings that would make it another one.
@@ -162,7 +169,8 @@ class RunDirectory:
         if manifest is not None:
             write_manifest(manifest, self.manifest)
             self.write_unreadable({str(entry.path): entry.reason for entry in manifest.unreadable})
-        write_json(self.environment, {**describe_environment(device), "resumed": []})
+        facts = {**describe_environment(device), "launch": launch_id(), "resumed": []}
+        write_json(self.environment, facts)
         self.write_config(config)
 
     def write_config(self, config: RunConfig) -> None:

@@ -42,8 +42,8 @@ class Trainer:
         self.hidden = hidden_count(config.mask, config.clip.tokens)
         self.decoded = decoded_count(config.mask, config.clip.tokens)
         torch.manual_seed(config.train.seed)
-        model = build_model(config, self.finish.dims).to(device).train()
-        self._parallel = Parallel(model, config.train, world)
+        model = build_model(config, self.finish.dims).train()
+        self._parallel = Parallel(model, config.train, world, device)
         self.model = model
         self.optimizer = make_optimizer(model, config.train)
         precision = config.train.precision

@@ -52,13 +52,13 @@ class TokenFile:
         Those of rank 0 come first, then those of rank 1, and so on.
         """
         counts = world.gather(self._count - since)
-        mine = torch.from_numpy(np.array(self.read()[since:])) if not world.main else None
+        mine = None if world.main else self.read()
         for rank, count in enumerate(counts):
             for start in range(0, count if rank else 0, COLLECTED):
                 size = min(COLLECTED, count - start)
                 part = torch.empty(size, *self._shape, dtype=torch.float16)
                 if rank == world.rank and mine is not None:
-                    part = mine[start : start + size]
+                    part = torch.from_numpy(np.array(mine[since + start : since + start + size]))
                 world.send(part, rank)
                 if world.main:
                     self._file.write(part.numpy().tobytes())

@@ -45,8 +45,8 @@ class TuningTrainer(ABC, Generic[M]):
         self.world = world
         self.seed, self.clip_grad = settings.seed, settings.clip_grad
         model.encoder.set_drop_path(settings.drop_path)
-        self.model: M = model.to(device).train()
-        self.parallel = Parallel(self.model, settings, world)
+        self.model: M = model.train()
+        self.parallel = Parallel(self.model, settings, world, device)
         groups = layer_groups(
             self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay
         )
@@ -63,7 +63,6 @@ class TuningTrainer(ABC, Generic[M]):
             number: of the step; anything random in it depends on this and the seed alone.
             rate: learning rate of the head.
         """
-        torch.manual_seed(step_seed(self.seed, number))
         loss = self.gradients(clips, number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -72,8 +71,19 @@ class TuningTrainer(ABC, Generic[M]):
         self.updated(taken)
         return result
 
+    def begin(self, number: int, start: int, count: int) -> None:
+        """Before a micro-batch: what is drawn is that of the whole batch, however it is cut.
+
+        Args:
+            number: of the step.
+            start: place of the micro-batch's first sample among this process's.
+            count: samples of this process.
+        """
+        torch.manual_seed(step_seed(self.seed, number))
+        self.parallel.samples(start, count)
+
     @abstractmethod
-    def gradients(self, clips: Clips, number: int) -> Tensor:
+    def gradients(self, clips: Clips, step: int) -> Tensor:
         """Add up the gradients of a batch's micro-batches; gives the loss of the whole batch."""
 
     def updated(self, taken: Tensor) -> None:

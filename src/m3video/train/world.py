@@ -5,32 +5,40 @@
   of the whole batch.
 - Rank 0 alone reads lists, writes files and talks; what it finds out, or fails at, all know.
 - Two kinds of message: tensors on the device (sums), and small ones of the host, which never wait
-  for a GPU (`agree`, `gather`).
+  for a GPU (`agree`, `gather`) and have all the time that rank 0 needs to scan a large folder. A
+  process that ends breaks the connections of the others, which end, too (`LostProcessError`).
 """
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from m3video.errors import ConfigError, M3VideoError
+from m3video.errors import ConfigError, LostProcessError
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others: rank 0 may scan a large folder meanwhile."""
+"""How long sums wait for the others, which all do the same work."""
+LONG = timedelta(days=7)
+"""How long messages of the host do."""
+_HANDSHAKE = timedelta(seconds=5)
+_host: dist.ProcessGroup | None = None
+"""The processes, for messages of the host."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ class World:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place, on the tensor's device."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with told():
+                dist.all_reduce(tensor)
         return tensor
 
     def cat(self, tensor: Tensor) -> Tensor:
@@ -81,7 +90,8 @@ class World:
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor.contiguous())
+        with told():
+            dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
     def agree(self, *flags: bool) -> list[bool]:
@@ -89,7 +99,8 @@ class World:
         if self.size == 1:
             return list(flags)
         raised = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        with told():
+            dist.all_reduce(raised, dist.ReduceOp.MAX, group=_host)
         return [bool(flag) for flag in raised.tolist()]
 
     def gather(self, value: T) -> list[T]:
@@ -97,14 +108,15 @@ class World:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        with told():
+            dist.all_gather_object(found, value, group=_host)
         return found
 
     def first(self, work: Callable[[], T]) -> T:
         """Have rank 0 do something, and all have the result.
 
         Raises:
-            M3VideoError: what it raised there; rank 0 alone is to print it (`said`).
+            Exception: what it raised there, everywhere.
         """
         if self.size == 1:
             return work()
@@ -112,13 +124,12 @@ class World:
         if self.main:
             try:
                 message[0] = work()
-            except M3VideoError as error:
+            except Exception as error:
                 message[1] = error
-        dist.broadcast_object_list(message)
+        with told():
+            dist.broadcast_object_list(message, group=_host)
         if message[1] is not None:
-            failed: M3VideoError = message[1]
-            failed.said = not self.main
-            raise failed
+            raise message[1]
         result: T = message[0]
         return result
 
@@ -135,14 +146,16 @@ class World:
         theirs = torch.empty_like(mine)
         before, after = (self.rank - 1) % self.size, (self.rank + 1) % self.size
         sent = [dist.P2POp(dist.isend, mine, before), dist.P2POp(dist.irecv, theirs, after)]
-        for request in dist.batch_isend_irecv(sent):
-            request.wait()
+        with told():
+            for request in dist.batch_isend_irecv(sent):
+                request.wait()
         return theirs
 
     def send(self, tensor: Tensor, rank: int) -> None:
         """Have all receive, in place, the tensor that process `rank` has."""
         if self.size > 1:
-            dist.broadcast(tensor, rank)
+            with told():
+                dist.broadcast(tensor, rank, group=_host)
 
     def deal(self, items: range) -> range:
         """This process's part: even parts in rank order, the first ones longer by one."""
@@ -159,8 +172,30 @@ def started_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+@contextmanager
+def told() -> Iterator[None]:
+    """Around what needs the other processes.
+
+    Raises:
+        LostProcessError: one of them has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of gloo, or NCCL's, which is one
+        broken = ("onnection", "gloo", "Gloo", "NCCL", "Socket", "peer")
+        if not started_by_torchrun() or not any(word in str(error) for word in broken):
+            raise
+        raise LostProcessError(f"another process of the run has ended: {error}") from error
+
+
+def launch_id() -> str | None:
+    """The name of the torchrun that has started this process, the same after restarts."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if name == "none" else name
+
+
 def restarts() -> int:
-    """How often torchrun has started this process in place of one that failed."""
+    """How often torchrun has started the processes of this machine again."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
@@ -172,21 +207,56 @@ def local_device(name: str) -> str:
 
 
 def join(device: torch.device) -> World:
-    """The processes that torchrun started, connected until this one ends; else this one alone.
+    """The processes that torchrun started, connected until `leave`; else this one alone.
 
     Args:
         device: of this process; tensors of a GPU are summed by NCCL, all else by gloo.
     """
+    global _host
     if not started_by_torchrun():
         return ALONE
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        # The launcher's store outlives processes: those that take their place after a failure must
-        # not find the addresses of the dead there.
         store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-        store = PrefixStore(f"restart-{restarts()}", store)
+        store = PrefixStore(_generation(store, rank, size), store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        atexit.register(dist.destroy_process_group)
+        _host = dist.new_group(backend="gloo", timeout=LONG)
     return World(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """End the connections, when all have done their work; never after a failure of one alone,
+    whose others would be waited for."""
+    global _host
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        _host = None
+
+
+def _generation(store: Store, rank: int, size: int) -> str:
+    """A name for the processes that are there now.
+
+    The launcher's store outlives them: those that take their place after a failure must not find
+    the addresses of the dead there, and no count of restarts is the same on all machines. Rank 0
+    makes a name, and answers those who have read it; a name that nobody answers for is of the dead.
+    """
+    place = "m3video"
+    if rank == 0:
+        name = uuid4().hex
+        store.set(place, name)
+        for other in range(1, size):
+            who = store.get(f"{place}/{name}/{other}").decode()
+            store.set(f"{place}/{name}/{other}/{who}", "")
+        return name
+    who, begin = uuid4().hex, time.monotonic()
+    while True:
+        name = store.get(place).decode()
+        store.set(f"{place}/{name}/{rank}", who)
+        try:
+            store.wait([f"{place}/{name}/{rank}/{who}"], _HANDSHAKE)
+            return name
+        except RuntimeError:
+            if time.monotonic() - begin > PATIENCE.total_seconds():
+                raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -17,6 +18,7 @@ def one_thread(worker: int) -> None:
     A terminal's Ctrl-C is for the main process, which ends its workers when it is done with them.
     So is the SIGUSR1 that a scheduler sends to all processes before it ends them.
     """
+    os.setpgrp()  # signals for all processes of a run are for its master, which ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
