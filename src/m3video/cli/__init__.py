@@ -61,7 +61,8 @@ USERS_FAULT = frozenset(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `m3video VERB …`; the exit code.
 
-    0 done; 2 bad input; 1 a run that failed; 128 + the number of the signal that ended it.
+    0 done; 2 bad input; 1 a run that failed; 128 + the number of the signal that ended it; 75 one
+    of several processes, of which another has ended.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in {"-h", "--help"}:
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in USERS_FAULT:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return ended(_complain(verb, f"{where}{error.strerror}") if main_process() else 2)
+        return ended(_complain(verb, f"{where}{error.strerror}"))
     except Exception:
         if not several():
             raise

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from m3video.errors import ConfigError, LostProcessError
+from m3video.errors import ConfigError, LostProcessError, M3VideoError
 
 T = TypeVar("T")
 
@@ -116,7 +116,8 @@ class World:
         """Have rank 0 do something, and all have the result.
 
         Raises:
-            Exception: what it raised there, everywhere.
+            M3VideoError: what it raised there, everywhere.
+            LostProcessError: on the others, where it raised anything else.
         """
         if self.size == 1:
             return work()
@@ -129,7 +130,9 @@ class World:
         with told():
             dist.broadcast_object_list(message, group=_host)
         if message[1] is not None:
-            raise message[1]
+            if self.main or isinstance(message[1], M3VideoError):
+                raise message[1]
+            raise LostProcessError(f"the first process has failed: {message[1]}")
         result: T = message[0]
         return result
 
