@@ -96,6 +96,7 @@ def test_what_is_there_is_not_made_again(
     lost.unlink()
     cut.write_bytes(cut.read_bytes()[:900])
     (kept.parent / f".{kept.name}.partial").write_bytes(b"of a killed process")
+    (kept.parent / f".{kept.name}.7-c0ffee.partial").write_bytes(b"of a killed process")
     made: list[str] = []
     write = reencode._write
     monkeypatch.setattr(
@@ -103,6 +104,7 @@ def test_what_is_there_is_not_made_again(
     )
     assert index(folder, out, workers=0, reencode=32) == first
     assert sorted(made) == sorted([lost.name, cut.name])
+    assert list((tmp_path / "small").rglob("*.partial")) == []
     assert out.read_bytes() == text
 
 

@@ -120,6 +120,9 @@ def reencode(
     """
     folder = copies_folder(out)
     write_json(folder / _JOB, _job(short_side))
+    for aside in folder.rglob(".*.mp4*.partial"):
+        if aside.is_file():  # what a killed process left
+            aside.unlink()
     copies: dict[Path, _Copy] = {}
     for video in scanned:
         if isinstance(video, Video):
@@ -246,7 +249,7 @@ def _write(reader: VideoReader, out: Path, short_side: int, source: str) -> None
     rate = Fraction(reader.fps).limit_denominator(100_000)
     times = reader.scan.times or range(len(reader))
     base = reader.scan.base if reader.scan.times else 1 / rate
-    with ExitStack() as after, written_whole(out) as aside:
+    with ExitStack() as after, written_whole(out, shared=True) as aside:
         with av.open(str(aside), "w", format="mp4") as container:
             container.metadata["comment"] = source
             stream = container.add_stream("libx264", rate=rate)
