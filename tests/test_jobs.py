@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from m3video.video import reencode as copying
 from m3video.video.index import index
 from m3video.video.manifest import Unreadable, Video, load_manifest
 from m3video.video.pack import pack
+from m3video.video.scan import scan_videos
 from tests.conftest import write_video
 from tests.find.conftest import config, write_model
 
@@ -116,6 +117,21 @@ def test_without_ray_it_is_said_how_to_get_it(
         "m3video index: engine ray: needs Ray: pip install 'm3video[ray]', or use --engine"
     )
     assert not Path(out).exists()
+
+
+def test_of_ray_it_is_not_said_why_a_process_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(
+        function: object, items: list[Path], crashed: Callable[[Path], Unreadable], **_: object
+    ):
+        return [(number, crashed(item)) for number, item in enumerate(items)]
+
+    monkeypatch.setattr("m3video.ray_jobs.in_ray", lose)
+    options = {"workers": 1, "decode": False, "progress": False, "engine": "ray"}
+    found = scan_videos([tmp_path / "a.mp4"], **options)
+    assert isinstance(found[0], Unreadable)
+    assert found[0].reason == "the decoder crashed on it, or gave nothing for 60 seconds"
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from m3video.errors import ConfigError
 from m3video.find.features import open_features
 from m3video.find.query import rows_of, split_query
 from m3video.find.search import format_found, nearest, search, standard_of
+from m3video.video.pack import pack
 from tests.conftest import write_video
 from tests.find.conftest import write_model
 
@@ -80,6 +81,10 @@ def test_a_copy_of_a_video_finds_the_video(clips_file: Path, tmp_path: Path, at:
         assert found[0]["start"] <= 0.5 <= found[0]["end"]
         assert found[0]["cosine"] == pytest.approx(1, abs=1e-4)
     assert len(found) == 3
+    if not at:  # in a shard it is the same video
+        shard = pack(copy.parent, tmp_path / "shards", workers=0).videos[0].path
+        packed = search(SearchConfig(query=str(shard), features=clips_file, count=3))["found"]
+        assert packed == found
 
 
 def test_queries() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
@@ -18,10 +20,15 @@ from starlette.types import Message
 from m3video.config import BrowseConfig
 from m3video.errors import ConfigError, VideoError
 from m3video.find.browse import listen
+from m3video.find.embed import embed
 from m3video.find.features import open_features
 from m3video.find.map import choose_map, clusters, pca_places, umap_places, within
 from m3video.find.preview import FRAMES, HEIGHT, WIDTH, strip
 from m3video.find.server import PAGES, Browser
+from m3video.video import shards
+from m3video.video.pack import pack
+from m3video.video.shards import read_video
+from tests.find.conftest import config
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +77,55 @@ def test_a_film_is_given_in_ranges(client: TestClient, clips_file: Path) -> None
     assert part.status_code == 206
     assert part.content == data[10:20]
     assert client.get("/film/0", headers={"range": "bytes=99999999-"}).status_code == 416
+
+
+@pytest.fixture(scope="module")
+def shards_file(videos: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of videos in a shard."""
+    folder = tmp_path_factory.mktemp("shards")
+    pack(videos, folder / "shards", workers=0)
+    return embed(config(folder / "shards", model, folder / "shards.parquet")).out
+
+
+def browsing(features: Path) -> TestClient:
+    app = Browser(open_features(features), BrowseConfig(features=features, clusters=2)).app()
+    return TestClient(app, base_url="http://127.0.0.1:8000")
+
+
+def test_films_and_previews_of_shards_are_given(shards_file: Path) -> None:
+    data = read_video(Path(open_features(shards_file).paths[0]))
+    assert data is not None
+    with browsing(shards_file) as client:
+        whole = client.get("/film/0")
+        assert (whole.status_code, whole.content) == (200, data)
+        assert whole.headers["content-type"] == "video/mp4"
+        assert whole.headers["accept-ranges"] == "bytes"
+        for asked, start, end in (
+            *(("10-19", 10, 20), ("0-", 0, len(data)), ("-7", len(data) - 7, len(data))),
+            *(("5-99999999", 5, len(data)), ("-99999999", 0, len(data))),
+        ):
+            part = client.get("/film/0", headers={"range": f"bytes={asked}"})
+            assert (part.status_code, part.content) == (206, data[start:end])
+            assert part.headers["content-range"] == f"bytes {start}-{end - 1}/{len(data)}"
+        for asked in ("99999999-", "9-3", "-0"):
+            assert client.get("/film/0", headers={"range": f"bytes={asked}"}).status_code == 416
+        assert client.get("/preview/0").headers["content-type"] == "image/webp"
+
+
+def test_nothing_at_a_url_is_asked_for(
+    shards_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(shards, "_filesystem", asked.append)
+    table = pq.read_table(shards_file)
+    names = ["http://10.0.0.1/x.tar::512+9::a.mp4"] * len(table)
+    column = table.schema.get_field_index("path")
+    pq.write_table(table.set_column(column, "path", pa.array(names)), tmp_path / "f.parquet")
+    with browsing(tmp_path / "f.parquet") as client:
+        for path in ("/film/0", "/preview/0"):
+            answer = client.get(path)
+            assert (answer.status_code, "at a URL are not shown" in answer.text) == (404, True)
+    assert asked == []
 
 
 @pytest.mark.parametrize(

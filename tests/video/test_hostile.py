@@ -24,7 +24,7 @@ from m3video.errors import VideoError
 from m3video.video import scan
 from m3video.video.index import index
 from m3video.video.manifest import load_manifest
-from m3video.video.patience import limited
+from m3video.video.patience import limited, progress, unlimited
 from m3video.video.reader import VideoReader
 from m3video.video.scan import Unreadable, Video, scan_video, scan_videos
 from tests.video.hostile import (
@@ -177,6 +177,28 @@ def test_a_file_that_hangs_the_decoder_is_named(monkeypatch: pytest.MonkeyPatch)
     found = scan.scan_videos(paths, workers=1, decode=True, progress=False)
     assert [isinstance(entry, Video) for entry in found] == [True, False, True]
     assert found[1] == Unreadable(paths[1], "the decoder gave nothing for 60 seconds")
+
+
+def test_what_waits_for_a_server_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[float] = []
+    monkeypatch.setattr("m3video.video.patience.signal.setitimer", lambda _, s: timers.append(s))
+    limits: list[float] = []
+
+    def fetch(path: Path) -> bytes:
+        progress()  # sets no timer
+        limits.append(timers[-1])
+        return b""
+
+    monkeypatch.setattr("m3video.video.reader.read_video", fetch)
+    with limited(7):
+        for name in ("http://host/x.tar::512+9::a.mp4", "/x.tar::512+9::a.mp4"):
+            with pytest.raises(VideoError):
+                VideoReader(name)
+        with unlimited():
+            assert timers[-1] == 0
+        assert timers[-1] == 7
+    assert limits == [0, 7]
+    assert timers[-1] == 0
 
 
 def test_every_packet_renews_the_patience(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

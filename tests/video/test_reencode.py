@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import shutil
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +21,8 @@ from m3video.video.index import index
 from m3video.video.manifest import load_manifest
 from m3video.video.reader import VideoReader
 from m3video.video.reencode import copy_name, copy_size
+from m3video.video.scan import Unreadable, Video
+from tests.conftest import write_video
 
 Made = Callable[[str], Path]
 NAMES = ("uneven.mkv", "b_frames.mp4", "odd.mp4", "turned.mov", "b_frames.avi", "vp9.webm")
@@ -92,6 +96,7 @@ def test_what_is_there_is_not_made_again(
     lost.unlink()
     cut.write_bytes(cut.read_bytes()[:900])
     (kept.parent / f".{kept.name}.partial").write_bytes(b"of a killed process")
+    (kept.parent / f".{kept.name}.7-c0ffee.partial").write_bytes(b"of a killed process")
     made: list[str] = []
     write = reencode._write
     monkeypatch.setattr(
@@ -99,7 +104,84 @@ def test_what_is_there_is_not_made_again(
     )
     assert index(folder, out, workers=0, reencode=32) == first
     assert sorted(made) == sorted([lost.name, cut.name])
+    assert list((tmp_path / "small").rglob("*.partial")) == []
     assert out.read_bytes() == text
+
+
+def test_another_video_of_the_same_name_has_a_copy_of_its_own(made: Made, tmp_path: Path) -> None:
+    place, out = tmp_path / "videos" / "a.mp4", tmp_path / "small.csv"
+    write_video(place, frames=8)
+    index(place.parent, out, workers=0, reencode=32)
+    with VideoReader(tmp_path / "small" / "a.mp4") as reader:
+        first = reader.frames([0])
+    write_video(tmp_path / "other.mp4", frames=9)
+    with VideoReader(tmp_path / "other.mp4") as reader:
+        pictures = 255 - reader.frames(range(8))
+    with av.open(str(place), "w") as container:  # as many frames, of the same size
+        stream = container.add_stream("h264", rate=25)
+        stream.height, stream.width = pictures.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    index(place.parent, out, workers=0, reencode=32)
+    with VideoReader(tmp_path / "small" / "a.mp4") as reader:
+        assert len(reader) == 8
+        assert np.abs(reader.frames([0]).astype(int) - first).mean() > 50
+
+
+def hang_or_take(copy: reencode._Copy, short_side: int) -> Video | Unreadable:
+    if copy.video.path.name == "0.mp4":
+        time.sleep(3600)
+    return copy.video
+
+
+def test_a_copy_that_never_comes_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        write_video(tmp_path / "videos" / f"{number}.mp4", frames=2)
+    monkeypatch.setattr(reencode, "PATIENCE", 0.5)
+    monkeypatch.setattr(reencode, "_make", hang_or_take)
+    manifest = index(tmp_path / "videos", tmp_path / "small.csv", workers=1, reencode=32)
+    assert [video.path.name for video in manifest.videos] == ["1.mp4"]
+    assert [entry.path.name for entry in manifest.unreadable] == ["0.mp4"]
+    assert manifest.unreadable[0].reason == "the decoder gave nothing for 60 seconds"
+
+
+def test_what_one_video_is_or_is_called_costs_its_own_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "videos"
+    for name in ("a.mp4", "b.mp4", f"{'c' * 250}.mp4"):
+        write_video(tmp_path / "v.mp4", frames=2)
+        folder.mkdir(exist_ok=True)
+        shutil.move(tmp_path / "v.mp4", folder / name)
+    write, raised = reencode._write, av.error.ExternalError(-542398533, "Generic error", "libx264")
+
+    def refuse_b(reader: VideoReader, *given: object) -> None:
+        if reader.path.name == "b.mp4":
+            raise raised
+        write(reader, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reencode, "_write", refuse_b)
+    manifest = index(folder, tmp_path / "small.csv", workers=0, reencode=32)
+    assert [video.path.name for video in manifest.videos] == ["a.mp4"]
+    assert [entry.reason for entry in manifest.unreadable] == [
+        "no copy can be made: Generic error",
+        "no copy can be made: File name too long",
+    ]
+    raised = OSError(errno.ENOSPC, "No space left on device")  # every other would fail, too
+    with pytest.raises(OSError, match="No space"):
+        index(folder, tmp_path / "small.csv", workers=0, reencode=32)
+
+
+def test_rows_of_one_video_share_its_copy(tmp_path: Path) -> None:
+    write_video(tmp_path / "videos" / "a.mp4", frames=2)
+    (tmp_path / "twice.csv").write_text("path,label\nvideos/a.mp4,x\nvideos/../videos/a.mp4,y\n")
+    manifest = index(tmp_path / "twice.csv", tmp_path / "small.csv", workers=0, reencode=32)
+    assert [video.label for video in manifest.videos] == ["x", "y"]
+    assert len({video.path for video in manifest.videos}) == 1
 
 
 def test_a_video_that_breaks_off_has_no_copy(made: Made, tmp_path: Path) -> None:
@@ -160,6 +242,7 @@ def test_names_stay_in_the_folder() -> None:
     assert copy_name(root / "a" / "b.MKV", root) == "a/b.MKV.mp4"
     assert copy_name(Path("/elsewhere/c.mp4"), root) == "elsewhere/c.mp4"
     assert copy_name(Path("/data/x.tar::512+9::../../etc/d.mp4"), root) == "x/etc/d.mp4"
+    assert copy_name(Path("/data/...tar::512+9::x.mp4"), root) == "x.mp4"
 
 
 def test_what_cannot_be_done_is_refused_first(folder: Path, tmp_path: Path) -> None:

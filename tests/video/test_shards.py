@@ -25,7 +25,8 @@ from m3video.video.manifest import load_manifest
 from m3video.video.pack import pack, parse_size
 from m3video.video.reader import VideoReader
 from m3video.video.sampling import plan_clip
-from m3video.video.shards import Member, is_remote, member_of, read_video, url
+from m3video.video.shards import Member, is_remote, list_shard, member_of, read_video, url
+from m3video.whole import written_whole
 from tests.conftest import write_video
 from tests.video.served import serve
 
@@ -194,6 +195,36 @@ def test_bad_options_are_one_line_and_exit_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_videos_of_any_ending_are_packed(folder: Path, tmp_path: Path) -> None:
+    data = (folder / "left" / "0.mp4").read_bytes()
+    for name in ("a", "b.bin", "c.json", "d.MKV"):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "all.csv").write_text("path\na\nb.bin\nc.json\nd.MKV\n")
+    manifest = pack(tmp_path / "all.csv", tmp_path / "s", workers=0)
+    assert manifest.unreadable == ()
+    assert [read_video(video.path) for video in manifest.videos] == [data] * 4
+    endings = [video.path.suffix for video in index(tmp_path / "s", tmp_path / "i.csv").videos]
+    assert endings == [".mp4", ".mp4", ".mp4", ".mkv"]
+
+
+def test_two_writers_of_a_shard_do_not_meet(tmp_path: Path) -> None:
+    place = tmp_path / "0.tar"
+    with written_whole(place, shared=True) as one:
+        one.write_bytes(b"whole")
+        with written_whole(place, shared=True) as other:
+            assert other != one
+            other.write_bytes(b"whole")
+        assert place.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_what_a_killed_process_left_of_a_shard_is_removed(folder: Path, tmp_path: Path) -> None:
+    pack(folder / "left", tmp_path / "s", workers=0)
+    (tmp_path / "s" / ".000000.tar.7-c0ffee.partial").write_bytes(b"half")
+    pack(folder / "left", tmp_path / "s", workers=0)
+    assert list((tmp_path / "s").glob(".*")) == []
+
+
 def test_other_folders_are_left_alone(
     folder: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,6 +365,92 @@ def test_damaged_tars_are_named(folder: Path, tmp_path: Path) -> None:
     manifest = load_manifest(tmp_path)
     assert [video.path.name.split("::")[2] for video in manifest.videos] == ["0.mp4"]
     assert {bad.path.name.split("::")[0] for bad in manifest.unreadable} == {"a.tar", "b.tar"}
+
+
+def append(shard: Path, name: str, headers: dict[str, str], data: bytes = b"") -> None:
+    """A member more, with extended headers of any kind."""
+    with tarfile.open(shard, "a", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo(name)
+        info.size, info.pax_headers = len(data), headers
+        tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *({"size": "-1536"}, {"size": "-512"}, {"size": "-99999999"}, {"size": "9" * 40}),
+        *({"GNU.sparse.size": "abc"}, {"GNU.sparse.size": "-5"}, {"GNU.sparse.map": "1,x"}),
+    ],
+)
+def test_sizes_that_lead_astray_end_the_reading(
+    headers: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    data = (folder / "left" / "0.mp4").read_bytes()
+    shard = write_tar(tmp_path / "x.tar", {"0.mp4": data})
+    append(shard, "1.mp4", headers)
+    listed, reason = list_shard(shard, frozenset({".mp4"}))
+    assert reason is None or reason.startswith("not a tar, or damaged: ")
+    sizes = [member.size for member in map(member_of, (v.path for v in listed)) if member]
+    assert sizes[0] == len(data)
+    if len(listed) > 1:  # a size that no shard has: found out when it is read
+        with pytest.raises(VideoError, match="index it again"):
+            read_video(listed[1].path)
+    else:
+        assert reason is not None
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "x.tar"
+    os.mkfifo(pipe)
+    with pytest.raises(VideoError, match="is a pipe"):
+        read_video(Member(pipe, 512, 9, "a.mp4").path)
+    for source in (tmp_path, pipe):
+        out = str(tmp_path / "m.csv")
+        assert main(["index", str(source), "--out", out, "--workers", "0"]) == 2
+        assert "x.tar: not a tar, or damaged: is a pipe" in capsys.readouterr().err
+
+
+def test_labels_that_no_manifest_could_hold_are_left_out(folder: Path, tmp_path: Path) -> None:
+    data = (folder / "left" / "0.mp4").read_bytes()
+    members = {
+        **({"0.mp4": data, "0.cls": b"a\0b", "1.mp4": data, "1.json": b'{"label": "a\\u0000b"}'}),
+        **({"2.mp4": data, "2.json": b'{"label": "\\ud800", "split": "val"}'}),
+        **({"3.mp4": data, "3.json": b'{"label": "a\\rb\\nc"}'}),
+    }
+    shard = write_tar(tmp_path / "x.tar", members)
+    append(shard, "4.mp4", {"path": "4\0.mp4"}, data)
+    first = index(shard, tmp_path / "m.csv", workers=0)
+    assert [video.label for video in first.videos] == [None, None, None, "a\rb\nc", None]
+    assert load_manifest(tmp_path / "m.csv").labels == first.labels
+    assert load_manifest(tmp_path / "m.csv").videos[2].extra == {"split": "val"}
+
+
+def test_an_index_is_renewed_from_the_tars(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = (folder / "left" / "0.mp4").read_bytes()
+    write_tar(tmp_path / "x.tar", {"0.mp4": data, "0.cls": b"3"})
+    out = tmp_path / "index.csv"
+    index(tmp_path, out, workers=0)
+    write_tar(tmp_path / "x.tar", {"0.txt": b"moved", "0.mp4": data, "1.mp4": data, "1.cls": b"4"})
+    write_tar(tmp_path / "y.tar", {"2.mp4": data})
+    capsys.readouterr()
+    assert len(load_manifest(tmp_path).videos) == 1  # as the index says
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "does not name y.tar; to have them read: m3video index" in told
+    assert [video.label for video in index(tmp_path, out, workers=0).videos] == [None, "4", None]
+    capsys.readouterr()
+    videos = load_manifest(tmp_path).videos
+    assert [read_video(video.path) for video in videos] == [data] * 3
+    assert capsys.readouterr().err == ""
+
+
+def test_an_index_of_something_else_hides_no_videos(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes((folder / "left" / "0.mp4").read_bytes())
+    write_tar(tmp_path / "old.tar", {"notes.txt": b"of last year"})
+    (tmp_path / "index.csv").write_text("title,year\nnotes,2001\n")
+    assert [video.path.name for video in load_manifest(tmp_path).videos] == ["a.mp4"]
 
 
 def test_an_index_that_lies_costs_no_memory(packed: Path) -> None:

@@ -126,7 +126,7 @@ class Parts:
     ) -> None:
         """Keep the rows of the units first … last − 1, and which videos could not be read."""
         table = table.replace_schema_metadata({_UNREADABLE: json.dumps(unreadable)})
-        with written_whole(self._path(first, last)) as aside:
+        with written_whole(self._path(first, last), shared=True) as aside:
             pq.write_table(table, aside, compression="none")
 
     def unreadable(self) -> list[tuple[str, str]]:

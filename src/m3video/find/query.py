@@ -27,6 +27,7 @@ from m3video.model.checkpoint import load_encoder
 from m3video.train.step import choose_device
 from m3video.video.sampling import sample_generator
 from m3video.video.scan import Unreadable, scan_video
+from m3video.video.shards import member_of
 from m3video.video.walk import absolute
 
 
@@ -127,7 +128,7 @@ def _embed_query(
     file: FeatureFile, path: str, seconds: float | None, config: SearchConfig
 ) -> Tensor:
     """Features of a video that is no row, made as the rows were: float32 [D]."""
-    if not Path(path).is_file():
+    if not Path(path).is_file() and member_of(Path(path)) is None:
         raise ConfigError(
             f"query {path}: neither a video file nor the path of one of the {len(file)} rows of "
             f"{file.path}"

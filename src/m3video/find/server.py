@@ -1,13 +1,15 @@
 """The web page of `browse`: its files, what it asks for, and what it may.
 
 - Videos are named by row number: no path of a request ever reaches the file system. What a row
-  names is given only where it opens as a video.
+  names is given only where it opens as a video. Nothing at a URL is asked for: a features file of
+  unknown origin may name any address of this network.
 - Only requests to 127.0.0.1 or localhost are answered, so a foreign page whose name resolves to
   this machine (DNS rebinding) reads nothing. The page may load nothing but this server's answers.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from importlib.resources import files
 from mimetypes import guess_type
@@ -35,6 +37,8 @@ from m3video.find.preview import strip
 from m3video.find.query import float_tensor
 from m3video.find.search import standard_of
 from m3video.video.opening import open_video
+from m3video.video.shards import read_video
+from m3video.video.walk import is_remote
 
 PAGES = {
     "/": ("index.html", "text/html"),
@@ -158,34 +162,62 @@ class Browser:
     async def _preview(self, request: Request) -> Response:
         """The clip's strip of frames."""
         row = self._row(request)
+        path = self._local(row)
         start, end = float(self._file.start[row]), float(self._file.end[row])
         try:
-            data = await run_in_threadpool(strip, self._file.paths[row], start, end)
+            data = await run_in_threadpool(strip, path, start, end)
         except (VideoError, OSError) as error:
             raise HTTPException(404, "the video cannot be read any more") from error
         return Response(data, media_type="image/webp", headers=KEPT)
 
     async def _film(self, request: Request) -> Response:
-        """The video file itself; byte ranges are FileResponse's.
+        """The video file itself, or the part of it that is asked for.
 
         A features file of unknown origin may name any file of this machine: no other is given.
         """
-        path = Path(self._file.paths[self._row(request)])
+        path = Path(self._local(self._row(request)))
         try:
-            container, _ = await run_in_threadpool(open_video, path, 1)
+            data = await run_in_threadpool(read_video, path)  # of a video in a shard
+            container, _ = await run_in_threadpool(open_video, path, 1, data)
         except VideoError as error:
             raise HTTPException(404, "the video cannot be read any more") from error
         container.close()
         # Never a page or a script, whatever a video is called.
         guess, _ = guess_type(path.name)
         kind = guess if guess and guess.startswith("video/") else "application/octet-stream"
+        if data is not None:
+            return _part(data, request.headers.get("range", ""), kind)
         return FileResponse(path, headers=KEPT, media_type=kind)
+
+    def _local(self, row: int) -> str:
+        path = self._file.paths[row]
+        if is_remote(path):
+            raise HTTPException(404, "videos at a URL are not shown; copy the shards to a disk")
+        return path
 
     def _row(self, request: Request) -> int:
         row = int(request.path_params["row"])
         if row >= len(self._file):
             raise HTTPException(404, f"there are {len(self._file)} rows")
         return row
+
+
+def _part(data: bytes, asked: str, kind: str) -> Response:
+    """One range of bytes, as `bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-COUNT`; else all."""
+    headers = {**KEPT, "accept-ranges": "bytes"}
+    match = re.fullmatch(r"bytes=(\d{0,15})-(\d{0,15})", asked, re.ASCII)
+    if match is None or not (match[1] or match[2]):
+        return Response(data, headers=headers, media_type=kind)
+    end = len(data)
+    if not match[1]:
+        first = max(end - int(match[2]), 0)
+    else:
+        first = int(match[1])
+        end = min(int(match[2]) + 1, end) if match[2] else end
+    if first >= end:
+        raise HTTPException(416, headers={"content-range": f"bytes */{len(data)}"})
+    headers["content-range"] = f"bytes {first}-{end - 1}/{len(data)}"
+    return Response(data[first:end], 206, headers, kind)
 
 
 def _page(name: str, kind: str) -> Any:

@@ -16,12 +16,12 @@ from m3video.video.manifest import (
     Video,
     check_some_readable,
     scan_source,
-    write_csv,
     write_manifest,
 )
 from m3video.video.reencode import check_copies
 from m3video.video.reencode import reencode as make_copies
 from m3video.video.walk import shown
+from m3video.whole import write_csv
 
 
 def index(
@@ -52,6 +52,7 @@ def index(
         decode=decode and reencode is None,  # making a copy decodes every frame
         progress=True,
         engine=engine,
+        by_index=False,
     )
     if reencode is not None:
         root = source if source.is_dir() else source.parent

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+from rich.console import Console
 
 from m3video.errors import ManifestError
 from m3video.jobs import PROCESSES, run_jobs
@@ -35,12 +35,14 @@ from m3video.video.shards import (
     INDEX,
     Listed,
     check_remote,
+    is_index,
     list_shard,
     member_of,
     read_index,
     shards_in,
 )
-from m3video.video.walk import absolute, is_remote, located, url, walk
+from m3video.video.walk import absolute, is_remote, located, path_in_csv, shown, walk
+from m3video.whole import write_csv
 
 __all__ = [
     "EXTENSIONS",
@@ -146,11 +148,20 @@ def scan_source(
     decode: bool,
     progress: bool,
     engine: str = PROCESSES,
+    by_index: bool = True,
 ) -> Manifest:
-    """As `load_manifest`, but all videos may be unreadable."""
+    """As `load_manifest`, but all videos may be unreadable.
+
+    Without `by_index` the tars of a folder are read themselves, as their index may be an old one.
+    """
     root = source if source.is_dir() else source.parent
-    entries = list(_read_source(source))
-    shards = [] if entries else shards_in(source)
+    index = source / INDEX
+    if by_index and source.is_dir() and shards_in(source) and is_index(index):
+        entries, shards = list(_read_source(index)), []
+        _tell_unlisted(source, entries)
+    else:
+        entries = list(_read_source(source))
+        shards = [] if entries else shards_in(source)
     if shards:
         list_each = partial(list_shard, endings=EXTENSIONS)
         listed = run_jobs(
@@ -199,6 +210,19 @@ def _folder_name(path: Path, root: Path) -> str | None:
     return path.parent.name if path.parent != root else None
 
 
+def _tell_unlisted(folder: Path, entries: Sequence[_Entry]) -> None:
+    """Name the tars beside an index that it does not know: they are not read."""
+    known = {absolute(m.shard) for m in map(member_of, (e.path for e in entries)) if m}
+    unlisted = [shown(path.name) for path in shards_in(folder) if absolute(path) not in known]
+    if unlisted:
+        line = (
+            f"{folder / INDEX}: does not name {', '.join(unlisted[:3])}"
+            f"{f' and {len(unlisted) - 3} more' if len(unlisted) > 3 else ''}; to have them read: "
+            f"m3video index {folder} --out {folder / INDEX}"
+        )
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _shard_entries(
     shards: Sequence[Path], listed: Sequence[tuple[list[Listed], str | None]]
 ) -> Iterator[_Entry]:
@@ -214,12 +238,10 @@ def _crashed(shard: Path) -> tuple[list[Listed], str | None]:
 
 
 def _read_source(source: Path) -> Iterator[_Entry]:
-    """What it lists; nothing for shards without an index."""
-    if source.is_dir() and (source / INDEX).is_file() and shards_in(source):
-        source = source / INDEX
+    """What it lists; nothing for shards."""
     if source.is_dir():
         return iter(_walk(source))
-    if source.suffix == ".tar" and source.is_file():
+    if source.suffix == ".tar" and source.exists():
         return iter(())
     try:
         if is_remote(source):
@@ -372,27 +394,3 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
             ]
         )
     write_csv(path, rows)
-
-
-def path_in_csv(path: Path, folder: Path) -> str:
-    """How a CSV in a resolved folder names a file: relative if below it, else absolute or a URL."""
-    if is_remote(path):
-        return url(path)
-    return absolute(path).removeprefix(f"{str(folder).rstrip(os.sep)}{os.sep}")
-
-
-def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write a whole CSV or none: aside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        os.close(handle)
-        with Path(aside).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise

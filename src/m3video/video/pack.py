@@ -6,6 +6,7 @@
 
 - Videos keep the order of their list and their bytes. Which shard a video goes to depends on the
   sizes of the files alone, so shards are written by several processes, each whole or not at all.
+- A video whose ending is none of a video gets .mp4: members are known by their endings.
 - A KEY is the video's number and what its path says, without dots, as WebDataset cuts names there.
 """
 
@@ -108,6 +109,7 @@ def pack(
     root = Path(videos) if Path(videos).is_dir() else Path(videos).parent
     shards = list(_plan(manifest.videos, root, out, limit, shard_videos))
     _begin(out, shards, {"shard_size": limit, "shard_videos": shard_videos})
+    _clear(out)
     done = run_jobs(
         _write_shard,
         shards,
@@ -204,6 +206,12 @@ def _begin(out: Path, shards: Sequence[_Shard], settings: dict[str, Any]) -> Non
     write_json(place, job)
 
 
+def _clear(out: Path) -> None:
+    """Remove what killed processes left of shards."""
+    for aside in out.glob(".*.tar*.partial"):
+        aside.unlink()
+
+
 def _check_ours(out: Path) -> None:
     """Refuse a folder that holds something else.
 
@@ -224,7 +232,7 @@ def _write_shard(shard: _Shard) -> _Done:
     """Write a shard unless it is there; the videos in it, and those that are not."""
     reasons: dict[int, str] = {}
     if not shard.out.exists():
-        with written_whole(shard.out) as aside, tarfile.open(aside, "w") as tar:
+        with written_whole(shard.out, shared=True) as aside, tarfile.open(aside, "w") as tar:
             for packed in shard.videos:
                 try:
                     _add(tar, packed)
@@ -268,6 +276,8 @@ def _add(tar: tarfile.TarFile, packed: _Packed) -> None:
         facts["label"] = video.label
     text = json.dumps(facts, ensure_ascii=True).encode()
     ending = PurePosixPath(_name(video.path, Path())).suffix.lower()
+    if ending not in EXTENSIONS:
+        ending = ".mp4"
     for suffix, content in ((ending, data), (".json", text)):
         member = tarfile.TarInfo(f"{_key(packed)}{suffix}")  # no date, no owner: the same bytes
         member.size = len(content)

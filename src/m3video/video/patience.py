@@ -27,6 +27,20 @@ def limited(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+@contextmanager
+def unlimited() -> Iterator[None]:
+    """In here the limit does not count: for what waits for a network or a disk, not a decoder."""
+    global _limit
+    limit, _limit = _limit, 0.0
+    if limit:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        _limit = limit
+        progress()
+
+
 def progress() -> None:
     """A packet was read: count anew, where there is a limit."""
     if _limit:

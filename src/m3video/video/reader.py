@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -40,8 +41,9 @@ from m3video.errors import VideoError
 from m3video.video.opening import TOO_LARGE, open_video
 from m3video.video.orientation import Turn
 from m3video.video.packets import PacketScan, average_rate, reason, scan_packets
-from m3video.video.patience import progress
+from m3video.video.patience import progress, unlimited
 from m3video.video.shards import read_video
+from m3video.video.walk import is_remote
 from m3video.video.watch import reading
 
 # Frames stored out of order lie at most this far apart (H.264 and HEVC). So many before the first
@@ -82,7 +84,9 @@ class VideoReader:
         self.path = Path(path)
         self._threads = threads
         reading(self.path)
-        self._data = read_video(self.path)  # of a video in a shard
+        # Requests to servers have limits of their own.
+        with unlimited() if is_remote(self.path) else nullcontext():
+            self._data = read_video(self.path)  # of a video in a shard
         self._reformatter = VideoReformatter()
         self._open()
         try:

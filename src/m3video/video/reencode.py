@@ -5,12 +5,17 @@
 - A copy has as many frames as the video, shown at the same times from the first one on.
 - Copies stand in a folder that has the manifest's name, under the names of the videos; each appears
   whole or not at all, and one that is there with all its frames is not made again.
+- A copy holds a digest of where its video lies, its size and date, as MP4's comment: another video
+  of its name has a copy of its own made.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -22,10 +27,12 @@ import numpy as np
 
 from m3video.errors import ManifestError, VideoError
 from m3video.jobs import PROCESSES, run_jobs
+from m3video.video.opening import open_video
+from m3video.video.patience import unlimited
 from m3video.video.reader import VideoReader
-from m3video.video.scan import Unreadable, Video, scan_video
+from m3video.video.scan import PATIENCE, Unreadable, Video, crashed_or_stalled, scan_video
 from m3video.video.shards import clean_name, member_of
-from m3video.video.walk import absolute
+from m3video.video.walk import absolute, is_remote
 from m3video.whole import write_json, written_whole
 
 GOP = 10
@@ -109,38 +116,55 @@ def reencode(
         engine: see `jobs.check_engine`.
 
     Raises:
-        ManifestError: two copies would have one name.
+        ManifestError: the copies of two videos would have one name.
     """
     folder = copies_folder(out)
     write_json(folder / _JOB, _job(short_side))
+    for aside in folder.rglob(".*.mp4*.partial"):
+        if aside.is_file():  # what a killed process left
+            aside.unlink()
     copies: dict[Path, _Copy] = {}
     for video in scanned:
         if isinstance(video, Video):
             copy = _Copy(video, folder / copy_name(video.path, root))
-            if copy.out in copies:
+            known = copies.setdefault(copy.out, copy).video.path
+            if absolute(known) != absolute(video.path):
                 raise ManifestError(
-                    f"{video.path}: its copy would have the name of that of "
-                    f"{copies[copy.out].video.path}; rename one of them"
+                    f"{video.path}: its copy would have the name of that of {known}; rename one of "
+                    "them"
                 )
-            copies[copy.out] = copy
-    made = iter(
-        run_jobs(
-            partial(_make, short_side=short_side),
-            list(copies.values()),
-            crashed=_crashed,
-            workers=workers,
-            title="making copies",
-            engine=engine,
-        )
+    stalled, crashed = crashed_or_stalled(engine)
+    made = run_jobs(
+        partial(_make, short_side=short_side),
+        list(copies.values()),
+        crashed=lambda copy: crashed(copy.video.path),
+        stalled=lambda copy: stalled(copy.video.path),
+        patience=PATIENCE,
+        workers=workers,
+        title="making copies",
+        engine=engine,
     )
-    return [next(made) if isinstance(entry, Video) else entry for entry in scanned]
+    results = dict(zip(copies, made, strict=True))
+    return [_result(entry, results, folder, root) for entry in scanned]
+
+
+def _result(
+    entry: Video | Unreadable, made: dict[Path, Video | Unreadable], folder: Path, root: Path
+) -> Video | Unreadable:
+    """The copy of a video, with what its own row says."""
+    if isinstance(entry, Unreadable):
+        return entry
+    found = made[folder / copy_name(entry.path, root)]
+    if isinstance(found, Unreadable):
+        return found
+    return replace(found, label=entry.label, extra=entry.extra)
 
 
 def copy_name(path: Path, root: Path) -> str:
     """Name of a video's copy: its path below the root, with .mp4 after what is no .mp4."""
     member = member_of(path)
     if member is not None:
-        name = f"{member.shard.stem}/{clean_name(member.name)}"
+        name = clean_name(f"{member.shard.stem}/{member.name}")
     else:
         whole, above = Path(absolute(path)), absolute(root)
         inside = whole.is_relative_to(above)
@@ -151,23 +175,59 @@ def copy_name(path: Path, root: Path) -> str:
 def _make(copy: _Copy, short_side: int) -> Video | Unreadable:
     """Write a copy unless it is there."""
     video = copy.video
-    found = scan_video(copy.out, decode=False) if copy.out.is_file() else None
-    if not isinstance(found, Video) or found.frames != video.frames:
+    try:
+        source = _identity(video.path)
+        if _source_of(copy.out) == source:
+            found = scan_video(copy.out, decode=False)
+            if isinstance(found, Video) and found.frames == video.frames:
+                return found
+        with VideoReader(video.path) as reader:
+            count = len(reader)
+            _write(reader, copy.out, short_side, source)
+    except VideoError as error:
+        return Unreadable(video.path, str(error).removeprefix(f"{video.path}: "))
+    except (OSError, av.FFmpegError) as error:
+        if not _of_one_file(error):
+            raise
+        return Unreadable(video.path, f"no copy can be made: {error.strerror}")
+    found = scan_video(copy.out, decode=False)
+    if not isinstance(found, Video) or found.frames != count:
+        copy.out.unlink()
+        return Unreadable(video.path, f"its {count} frames did not become as many of a copy")
+    return found
+
+
+def _identity(path: Path) -> str:
+    """A digest of which file a video is, or lies in; a URL is that of its name."""
+    member = member_of(path)
+    file = path if member is None else member.shard
+    facts: list[str | int] = [absolute(path)]
+    if not is_remote(file):
         try:
-            with VideoReader(video.path) as reader:
-                count = len(reader)
-                _write(reader, copy.out, short_side)
-        except VideoError as error:
-            return Unreadable(video.path, str(error).removeprefix(f"{video.path}: "))
-        found = scan_video(copy.out, decode=False)
-        if not isinstance(found, Video) or found.frames != count:
-            copy.out.unlink()
-            return Unreadable(video.path, f"its {count} frames did not become as many of a copy")
-    return replace(found, label=video.label, extra=video.extra)
+            status = file.stat()
+        except OSError as error:
+            raise VideoError(f"{path}: {error.strerror}") from error
+        facts += [status.st_size, status.st_mtime_ns]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _crashed(copy: _Copy) -> Video | Unreadable:
-    return Unreadable(copy.video.path, "the decoder crashed on it")
+def _source_of(out: Path) -> str | None:
+    """The identity that a copy holds; None if there is no such copy."""
+    if not out.is_file():
+        return None
+    try:
+        container, _ = open_video(out, 1)
+    except VideoError:
+        return None
+    with container:
+        return container.metadata.get("comment")
+
+
+def _of_one_file(error: OSError | av.FFmpegError) -> bool:
+    """Whether a copy failed for what its video is or is called, and not for the disk."""
+    if error.errno in (errno.EINVAL, errno.ENAMETOOLONG):
+        return True
+    return isinstance(error, av.FFmpegError) and error.errno not in errno.errorcode
 
 
 def copy_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -179,7 +239,7 @@ def copy_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return tall, wide
 
 
-def _write(reader: VideoReader, out: Path, short_side: int) -> None:
+def _write(reader: VideoReader, out: Path, short_side: int, source: str) -> None:
     """Encode all frames; times that a container does not store are those of an even rate.
 
     Raises:
@@ -189,21 +249,24 @@ def _write(reader: VideoReader, out: Path, short_side: int) -> None:
     rate = Fraction(reader.fps).limit_denominator(100_000)
     times = reader.scan.times or range(len(reader))
     base = reader.scan.base if reader.scan.times else 1 / rate
-    with written_whole(out) as aside, av.open(str(aside), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = base
-        stream.codec_context.thread_count = 1  # the processes are the parallelism
-        stream.codec_context.options = {
-            "preset": "veryfast",
-            "crf": str(CRF),
-            "g": str(GOP),
-            "bf": "0",  # each frame is stored when it is shown
-            "x264-params": "log-level=none",
-        }
-        for number, image in reader.images(range(len(reader))):
-            small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            frame = av.VideoFrame.from_ndarray(np.asarray(small, np.uint8), "rgb24")
-            frame.pts, frame.time_base = times[number] - times[0], base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    with ExitStack() as after, written_whole(out, shared=True) as aside:
+        with av.open(str(aside), "w", format="mp4") as container:
+            container.metadata["comment"] = source
+            stream = container.add_stream("libx264", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.time_base = stream.codec_context.time_base = base
+            stream.codec_context.thread_count = 1  # the processes are the parallelism
+            stream.codec_context.options = {
+                "preset": "veryfast",
+                "crf": str(CRF),
+                "g": str(GOP),
+                "bf": "0",  # each frame is stored when it is shown
+                "x264-params": "log-level=none",
+            }
+            for number, image in reader.images(range(len(reader))):
+                small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+                frame = av.VideoFrame.from_ndarray(np.asarray(small, np.uint8), "rgb24")
+                frame.pts, frame.time_base = times[number] - times[0], base
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        after.enter_context(unlimited())  # until a large file is on the disk

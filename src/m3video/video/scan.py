@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -73,11 +73,12 @@ def scan_videos(
     """
     if not paths:
         return []
+    stalled, crashed = crashed_or_stalled(engine)
     return run_jobs(
         partial(scan_video, decode=decode),
         paths,
-        crashed=_crashed,
-        stalled=_stalled,
+        crashed=crashed,
+        stalled=stalled,
         patience=PATIENCE,
         workers=workers,
         title="scanning videos",
@@ -86,9 +87,23 @@ def scan_videos(
     )
 
 
-def _crashed(path: Path) -> Video | Unreadable:
+def crashed_or_stalled(
+    engine: str,
+) -> tuple[Callable[[Path], Unreadable], Callable[[Path], Unreadable]]:
+    """What is said of a file that a process waited for, and of one that ended it.
+
+    Ray does not tell why a process ended.
+    """
+    return _stalled, _crashed if engine == PROCESSES else _lost
+
+
+def _crashed(path: Path) -> Unreadable:
     return Unreadable(path, "the decoder crashed on it")
 
 
-def _stalled(path: Path) -> Video | Unreadable:
+def _lost(path: Path) -> Unreadable:
+    return Unreadable(path, f"the decoder crashed on it, or gave nothing for {PATIENCE:g} seconds")
+
+
+def _stalled(path: Path) -> Unreadable:
     return Unreadable(path, f"the decoder gave nothing for {PATIENCE:g} seconds")

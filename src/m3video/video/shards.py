@@ -12,8 +12,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import stat
 import tarfile
 import time
 from collections.abc import Iterable, Iterator
@@ -29,7 +31,9 @@ INDEX = "index.csv"
 _VIDEO = re.compile(
     r"(?P<shard>.+?\.tar)::(?P<offset>\d{1,15})\+(?P<size>\d{1,15})::(?P<name>.+)", re.DOTALL
 )
+_PLACE = re.compile(rb"\.tar::\d+\+\d+::")
 _KEY = re.compile(r"((?:.*/)?[^./][^.]*)\.(.*)", re.DOTALL)  # what members of a sample share
+_LARGEST = 10**15  # bytes of a member; its digits are those that `_VIDEO` reads
 _FACTS_BYTES = 2**20  # of a member .cls or .json that is read
 _PATIENCE = 30.0  # seconds without a byte from a server
 _WAITS = (1.0, 4.0)  # seconds before a request that failed is made again
@@ -62,8 +66,9 @@ def member_of(path: Path) -> Member | None:
 
 
 def clean_name(name: str) -> str:
-    """The name of a tar's member, without what leads out of a folder."""
-    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+    """The name of a tar's member, without what leads out of a folder, and without NUL."""
+    parts = name.replace("\0", "").split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
 
 
 def read_video(path: Path) -> bytes | None:
@@ -100,6 +105,7 @@ def fetch(path: Path, start: int = 0, end: int | None = None) -> bytes:
         ConfigError: what reads URLs is not installed.
     """
     if not is_remote(path):
+        _check_regular(path)
         with path.open("rb") as file:
             file.seek(0, 2)
             end = file.tell() if end is None else min(end, file.tell())
@@ -117,6 +123,17 @@ def fetch(path: Path, start: int = 0, end: int | None = None) -> bytes:
                 raise OSError(f"cannot be fetched: {told}") from error
             time.sleep(wait)
     raise AssertionError
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what opening would wait for (a pipe), or that never ends (a device).
+
+    Raises:
+        OSError: it is no file.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening tells of a folder
+        raise OSError(errno.EINVAL, "is a pipe, a device or a socket, not a file")
 
 
 def _filesystem(path: Path) -> Any:
@@ -188,6 +205,14 @@ class Listed:
     extra: dict[str, str] = field(default_factory=dict)
 
 
+def is_index(path: Path) -> bool:
+    """Whether a file has rows that are places in shards: `index.csv` is also others' name."""
+    try:
+        return path.is_file() and _PLACE.search(path.read_bytes()) is not None
+    except OSError:
+        return False
+
+
 def shards_in(source: Path) -> list[Path]:
     """The tars of a folder, by name, or the tar itself; none of anything else."""
     if source.suffix == ".tar":
@@ -210,6 +235,7 @@ def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str 
     facts: dict[str, dict[str, str]] = {}
     reason = None
     try:
+        _check_regular(shard)
         with tarfile.open(shard, "r:", errors="surrogateescape") as tar:
             for member in _files(tar):
                 match = _KEY.fullmatch(member.name)
@@ -222,8 +248,9 @@ def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str 
                     file = tar.extractfile(member)
                     text = file.read() if file is not None else b""
                     facts.setdefault(key, {}).update(_facts(ending, text))
-    except (tarfile.TarError, OSError) as error:
-        reason = f"not a tar, or damaged: {error}"
+    except Exception as error:  # tarfile lets through whatever a header's numbers lead to
+        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = f"not a tar, or damaged: {told}"
     for key, video in videos:
         found = dict(facts.get(key, {}))
         video.label = found.pop("label", None)
@@ -232,9 +259,15 @@ def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str 
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Its plain files; those seen are forgotten, as a shard may hold hundreds of thousands."""
+    """Its plain files; those seen are forgotten, as a shard may hold hundreds of thousands.
+
+    Raises:
+        tarfile.ReadError: a size that leads back, where the same headers would follow for ever.
+    """
     while (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]
+        if not 0 <= member.size < _LARGEST or tar.offset < member.offset_data:
+            raise tarfile.ReadError(f"a member has a size of {member.size} bytes")
         if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
             yield member
 
@@ -244,15 +277,18 @@ def _facts(ending: str, data: bytes) -> dict[str, str]:
     try:
         text = data.decode()
         if ending == "cls":
-            return {"label": text.strip()} if text.strip() else {}
-        found = json.loads(text)
+            found: object = {"label": text}
+        else:
+            found = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
     kept = {name: found.get(name) for name in ("label", "split")}
-    return {
-        name: str(value).strip()
-        for name, value in kept.items()
-        if isinstance(value, str | int) and str(value).strip()
-    }
+    texts = {name: str(v).strip() for name, v in kept.items() if isinstance(v, str | int)}
+    return {name: text for name, text in texts.items() if text and _fits_a_csv(text)}
+
+
+def _fits_a_csv(text: str) -> bool:
+    """Whether a manifest can hold it: no NUL, and half of no letter (a lone surrogate)."""
+    return "\0" not in text and text.encode("utf-8", "replace").decode() == text

@@ -52,6 +52,13 @@ def located(folder: Path, name: str) -> Path:
     return Path(name) if is_remote(name) else folder / name
 
 
+def path_in_csv(path: Path, folder: Path) -> str:
+    """How a CSV in a resolved folder names a file: relative if below it, else absolute or a URL."""
+    if is_remote(path):
+        return url(path)
+    return absolute(path).removeprefix(f"{str(folder).rstrip(os.sep)}{os.sep}")
+
+
 def shown(name: str) -> str:
     """A name on one line of any terminal: what cannot be printed is written as in Python."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

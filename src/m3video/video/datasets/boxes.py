@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m3video.errors import ManifestError
-from m3video.video.manifest import path_in_csv, write_csv
+from m3video.video.walk import path_in_csv
+from m3video.whole import write_csv
 
 COLUMNS = ("path", "id", "timestamp", "seconds", "split", "x1", "y1", "x2", "y2", "label")
 Box = tuple[float, float, float, float]

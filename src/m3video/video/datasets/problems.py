@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from m3video.video.datasets.annotation import Annotated
-from m3video.video.manifest import path_in_csv, write_csv
+from m3video.video.walk import path_in_csv
+from m3video.whole import write_csv
 
 _EXAMPLES = 3
 
