@@ -52,6 +52,7 @@ def test_ratios_are_of_turns_and_clips_of_a_span_share_its_time(
         "decord": [2.0, 4.0, 4.0],
     }
     monkeypatch.setattr(loader, "_take_turns", lambda manifest, plan, clips: dict(seconds))
+    monkeypatch.setattr(loader, "version", lambda name: "1")
     result = loader.benchmark_loader(tmp_path, clips=3)
     assert result["share_of_decoding"] == pytest.approx(0.8)
     assert result["share_of_decord"] == 2.0
