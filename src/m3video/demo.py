@@ -17,11 +17,11 @@ from rich.table import Table
 
 from m3video.config import ProbeConfig
 from m3video.errors import ConfigError
-from m3video.model.checkpoint import write_json
 from m3video.recipes import recipe_config
 from m3video.report.page import write_report
 from m3video.train.pretrain import pretrain
 from m3video.train.probe import probe
+from m3video.whole import write_json
 
 RUNS = {"motion": "mme-tiny", "pixel": "videomae-tiny"}
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from m3video.errors import ConfigError
-from m3video.video.patience import limited
+from m3video.patience import limited
 
 T = TypeVar("T")
 R = TypeVar("R")

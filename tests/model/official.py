@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
 from m3video.model import HeadSpec, MaskedAutoencoder, VisionTransformer, convert
-from m3video.model.checkpoint import load_weights, write_json
+from m3video.model.checkpoint import load_weights
+from m3video.whole import write_json
 
 GOLDEN = Path(__file__).parent / "golden" / "official.json"
 ORACLES = Path(__file__).parents[3] / "shared" / "data" / "oracles"

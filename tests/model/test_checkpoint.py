@@ -26,14 +26,9 @@ from m3video.model import (
     load_model,
     save_model,
 )
-from m3video.model.checkpoint import (
-    load_weights,
-    read_json,
-    write_json,
-    write_tensors,
-    written_whole,
-)
+from m3video.model.checkpoint import load_weights, read_json, write_tensors
 from m3video.video.augment import MEAN
+from m3video.whole import write_json, written_whole
 
 CLIP = ClipConfig(frames=4, stride=3, size=(16, 24), patch=8)
 

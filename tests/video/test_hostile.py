@@ -21,10 +21,10 @@ import av
 import pytest
 
 from m3video.errors import VideoError
+from m3video.patience import limited, progress, unlimited
 from m3video.video import scan
 from m3video.video.index import index
 from m3video.video.manifest import load_manifest
-from m3video.video.patience import limited, progress, unlimited
 from m3video.video.reader import VideoReader
 from m3video.video.scan import Unreadable, Video, scan_video, scan_videos
 from tests.video.hostile import (
@@ -181,7 +181,7 @@ def test_a_file_that_hangs_the_decoder_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_waits_for_a_server_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     timers: list[float] = []
-    monkeypatch.setattr("m3video.video.patience.signal.setitimer", lambda _, s: timers.append(s))
+    monkeypatch.setattr("m3video.patience.signal.setitimer", lambda _, s: timers.append(s))
     limits: list[float] = []
 
     def fetch(path: Path) -> bytes:
@@ -203,7 +203,7 @@ def test_what_waits_for_a_server_has_no_limit(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_packet_renews_the_patience(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     renewed: list[float] = []
-    monkeypatch.setattr("m3video.video.patience.signal.setitimer", lambda _, s: renewed.append(s))
+    monkeypatch.setattr("m3video.patience.signal.setitimer", lambda _, s: renewed.append(s))
     path = valid(tmp_path / "a.mp4", frames=12)
     with limited(scan.PATIENCE):
         assert isinstance(scan_video(path, True), Video)

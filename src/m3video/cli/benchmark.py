@@ -24,7 +24,7 @@ def benchmark(arguments: list[str]) -> int:
     kind, *rest = arguments
     settings = parse(BENCHMARKS[kind], rest, verb=f"benchmark {kind}")
     path = settings.pop("json")
-    from m3video.model.checkpoint import write_json
+    from m3video.whole import write_json
 
     if path is not None and not path.parent.is_dir():
         raise ConfigError(f"--json {path}: there is no folder {path.parent}; make it first")

@@ -34,13 +34,14 @@ from m3video.find.parts import Parts, same_job
 from m3video.find.store import import_zarr, write_features
 from m3video.find.windows import Windows
 from m3video.jobs import PROCESSES
-from m3video.model.checkpoint import WEIGHTS, load_encoder, model_folder, write_whole
+from m3video.model.checkpoint import WEIGHTS, load_encoder, model_folder
 from m3video.model.vit import VisionTransformer
 from m3video.train.interrupt import Interrupt
 from m3video.train.step import choose_device
 from m3video.video.loader import make_eval_loader
 from m3video.video.manifest import Manifest, Unreadable, Video, load_manifest
 from m3video.video.walk import absolute
+from m3video.whole import write_whole
 
 PLAIN_EVERY = 10.0
 """Seconds from one line to the next where there is no terminal."""

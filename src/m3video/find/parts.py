@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m3video.errors import ConfigError
-from m3video.model.checkpoint import read_json, write_json, written_whole
+from m3video.model.checkpoint import read_json
 from m3video.video.manifest import Manifest, Unreadable, Video
+from m3video.whole import write_json, written_whole
 
 _JOB = "job.json"
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from m3video.errors import ConfigError
-from m3video.model.checkpoint import written_whole
+from m3video.whole import written_whole
 
 METADATA = "m3video"
 GROUP_BYTES = 16 * 2**20

@@ -26,9 +26,7 @@ from m3video.model.classifier import Classifier
 from m3video.model.detector import Detector
 from m3video.model.vit import VisionTransformer
 from m3video.video.augment import MEAN, STD
-from m3video.whole import write_json as write_json
-from m3video.whole import write_whole as write_whole
-from m3video.whole import written_whole as written_whole
+from m3video.whole import write_json, written_whole
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from m3video.config import ExportConfig
 from m3video.errors import CheckpointError, ConfigError
-from m3video.model.checkpoint import load_model, save_model, written_whole
+from m3video.model.checkpoint import load_model, save_model
 from m3video.model.classifier import Classifier
 from m3video.model.hub import check_hub, model_card, upload
 from m3video.model.vit import VisionTransformer
 from m3video.video.augment import MEAN, STD
+from m3video.whole import written_whole
 
 Model = VisionTransformer | Classifier
 Outputs = Callable[[Tensor], Tensor]

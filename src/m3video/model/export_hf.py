@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from m3video.errors import ConfigError
 from m3video.model import convert
-from m3video.model.checkpoint import CONFIG, WEIGHTS, write_json, written_whole
+from m3video.model.checkpoint import CONFIG, WEIGHTS
 from m3video.model.classifier import Classifier
 from m3video.model.export import Model, check_deviation, deviation, encoder_of
 from m3video.model.hf import HEAD_NORM_EPS, OURS
 from m3video.model.vit import VisionTransformer, sine_cosine_positions
 from m3video.video.augment import MEAN, STD
+from m3video.whole import write_json, written_whole
 
 
 def write_transformers(model: Model, out: Path) -> tuple[float, str]:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from m3video.model.checkpoint import read_json, write_whole
+from m3video.model.checkpoint import read_json
 from m3video.train.classified import CONFUSION
+from m3video.whole import write_whole
 
 PICTURE = "confusion.svg"
 NAMED = 60

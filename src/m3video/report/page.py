@@ -9,7 +9,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from m3video.config import FinetuneConfig, PretrainConfig
-from m3video.model.checkpoint import write_whole
 from m3video.report.answers import Cards, answer_cards
 from m3video.report.curves import (
     LOSSES,
@@ -59,6 +58,7 @@ from m3video.report.tuned import (
     lead,
 )
 from m3video.train.run import RunConfig, RunDirectory
+from m3video.whole import write_whole
 
 LISTED = 50
 """Unreadable videos that are listed by name."""

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from m3video.config import FlowName, MotionConfig, TrackConfig
 from m3video.config.track import frames_of
 from m3video.errors import ConfigError, VideoError
-from m3video.model.checkpoint import write_whole, written_whole
 from m3video.motion.fields import Fields
 from m3video.motion.trajectory import Tracks
 from m3video.report.film import FilmWriter
@@ -43,6 +42,7 @@ from m3video.report.track_pictures import (
 )
 from m3video.train.step import choose_device
 from m3video.video.reader import VideoReader
+from m3video.whole import write_whole, written_whole
 
 State = tuple[Moment, list[Follower], list[Tracks | None]]
 

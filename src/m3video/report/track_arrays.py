@@ -14,8 +14,8 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.lib import format as npy
 
-from m3video.model.checkpoint import written_whole
 from m3video.motion.trajectory import Tracks
+from m3video.whole import written_whole
 
 
 class TrackArrays:

@@ -14,7 +14,7 @@ import torch
 
 from m3video.config import ClipConfig, ProbeConfig, ShortFinetuneConfig
 from m3video.errors import ConfigError
-from m3video.model.checkpoint import load_encoder, save_model, write_json
+from m3video.model.checkpoint import load_encoder, save_model
 from m3video.model.vit import build_encoder
 from m3video.study.grid import MOVING_SHAPES, Task
 from m3video.train.environment import describe_environment
@@ -24,6 +24,7 @@ from m3video.train.pretrain import pretrain
 from m3video.train.probe import probe, probe_metadata, probe_shapes
 from m3video.train.run import RunDirectory
 from m3video.train.step import choose_device
+from m3video.whole import write_json
 
 _VERSIONS = ("started", "python", "packages", "git", "platform", "device_name", "torch_threads")
 

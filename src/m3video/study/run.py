@@ -30,11 +30,11 @@ from rich.console import Console
 
 from m3video.config.study import read_study
 from m3video.errors import ConfigError, M3VideoError, RunFailedError
-from m3video.model.checkpoint import write_whole
 from m3video.study.cell import labelled_sets, run_cell
 from m3video.study.grid import Study, Task, open_study, read_result
 from m3video.study.table import measures, numbers, row_of, unfinished_rows, write_study
 from m3video.train.probe import probe_manifest
+from m3video.whole import write_whole
 
 _IGNORED = ("checkpoints/", "last", "model/", "tensorboard/", "report.html", "metrics.jsonl")
 GITIGNORE = "\n".join((*_IGNORED, "cache/", "logs/", ".*.partial", ".*.old", ""))

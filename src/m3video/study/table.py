@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from m3video.config import CellConfig
-from m3video.model.checkpoint import write_json, write_whole
 from m3video.report.facts import read_json_or_none
 from m3video.report.study import Line, Measure, Page, Section, plot, render
 from m3video.study.grid import Study, Task
+from m3video.whole import write_json, write_whole
 
 Row = dict[str, Any]
 

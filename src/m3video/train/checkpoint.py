@@ -26,18 +26,11 @@ from torch import Tensor, nn, optim
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from m3video.errors import CheckpointError
-from m3video.model.checkpoint import (
-    load_weights,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-    written_whole,
-)
+from m3video.model.checkpoint import load_weights, read_json, read_tensors, write_tensors
 from m3video.train.optim import load_state_by_name, state_by_name
 from m3video.train.sharded import ShardedWriter, load_sharded, read_sharded
 from m3video.train.world import World
-from m3video.whole import sync
+from m3video.whole import sync, write_json, written_whole
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from m3video.errors import ConfigError
-from m3video.model.checkpoint import write_json, write_whole
+from m3video.whole import write_json, write_whole
 
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.csv"

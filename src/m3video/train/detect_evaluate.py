@@ -22,7 +22,7 @@ from torch import Tensor
 
 from m3video.config import DetectEvaluateConfig
 from m3video.errors import ConfigError, ManifestError, VideoError
-from m3video.model.checkpoint import load_detector, write_json, write_whole
+from m3video.model.checkpoint import load_detector
 from m3video.model.detector import Detector
 from m3video.train.classified import EVALUATION, check_folder
 from m3video.train.detect import split_frames
@@ -39,6 +39,7 @@ from m3video.train.step import choose_device
 from m3video.video.augment import normalise
 from m3video.video.datasets.boxes import KeyFrame, parse_box
 from m3video.video.loader import Clips, make_eval_loader
+from m3video.whole import write_json, write_whole
 
 DETECTIONS = "detections.csv"
 """The file of what was said, in the folder of an evaluation."""

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from m3video.config import ClipConfig
-from m3video.model.checkpoint import written_whole
 from m3video.video.loader import Clips, ClipSource, make_eval_loader
 from m3video.video.moving_shapes import CLASSES, MovingShapes
 from m3video.video.sampling import plan_clip
 from m3video.video.shapes_texture import Texture
+from m3video.whole import written_whole
 
 TEST_OFFSET = 1_000_000
 """A moving-shapes test set starts here, so that no clip that is trained on is ever tested."""

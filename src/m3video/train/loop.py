@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -38,7 +37,7 @@ from m3video.train.optim import Schedule, steps_per_epoch, total_steps
 from m3video.train.prefetch import prefetch
 from m3video.train.progress import Clock, Display, say
 from m3video.train.run import MetricsLog, RunConfig, RunDirectory, writing
-from m3video.train.update import StepResult
+from m3video.train.update import StepResult, Taken
 from m3video.train.world import ALONE, World, told
 from m3video.video.loader import Clips, make_loader
 from m3video.video.watch import lost
@@ -59,23 +58,6 @@ class Steps(Protocol):
     def step(self, clips: Clips, number: int, rate: float) -> StepResult:
         """Train on a batch; leave the model alone if loss or gradient is not finite."""
         ...
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A step that was taken, and perhaps not read yet.
-
-    Attributes:
-        step: its number.
-        result: what it measured.
-        rate: the learning rate.
-        unreadable: how many videos could not be read up to it.
-    """
-
-    step: int
-    result: StepResult
-    rate: float
-    unreadable: int
 
 
 class Loop:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from m3video.config import ClipConfig, ProbeConfig
 from m3video.errors import ConfigError
-from m3video.model.checkpoint import load_encoder, write_json
+from m3video.model.checkpoint import load_encoder
 from m3video.model.vit import VisionTransformer
 from m3video.train.classified import check_above
 from m3video.train.evaluate import evaluate_features
@@ -35,6 +35,7 @@ from m3video.video.loader import ClipSource, VideoClips
 from m3video.video.manifest import Manifest, Video, load_manifest
 from m3video.video.moving_shapes import CLASSES
 from m3video.video.sampling import plan_clip
+from m3video.whole import write_json
 
 
 def probe(config: ProbeConfig) -> dict[str, Any]:

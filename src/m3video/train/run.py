@@ -33,10 +33,11 @@ from m3video.config import (
     save_config,
 )
 from m3video.errors import CheckpointError, ConfigError, NotWrittenError
-from m3video.model.checkpoint import read_json, write_json, write_whole, written_whole
+from m3video.model.checkpoint import read_json
 from m3video.train.environment import describe_environment
 from m3video.train.world import launch_id, restarts
 from m3video.video.manifest import Manifest, write_manifest
+from m3video.whole import write_json, write_whole, written_whole
 
 MAY_DIFFER = frozenset(
     {

@@ -7,6 +7,7 @@ when somebody asks.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -66,6 +67,23 @@ class StepResult:
     def finite(self) -> bool:
         """Whether the step was taken: loss and gradient are finite."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that was taken, and perhaps not read yet.
+
+    Attributes:
+        step: its number.
+        result: what it measured.
+        rate: the learning rate.
+        unreadable: how many videos could not be read up to it.
+    """
+
+    step: int
+    result: StepResult
+    rate: float
+    unreadable: int
 
 
 def update(

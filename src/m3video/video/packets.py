@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from m3video.errors import VideoError
-from m3video.video.patience import progress
+from m3video.patience import progress
 
 # In these codecs every packet that a container holds is one shown frame. VP8 keeps hidden frames in
 # packets of their own, and MPEG-4 Part 2 "not coded" ones, a few bytes long: see `_one_to_one`.

@@ -38,10 +38,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m3video.errors import VideoError
+from m3video.patience import progress, unlimited
 from m3video.video.opening import TOO_LARGE, open_video
 from m3video.video.orientation import Turn
 from m3video.video.packets import PacketScan, average_rate, reason, scan_packets
-from m3video.video.patience import progress, unlimited
 from m3video.video.shards import read_video
 from m3video.video.walk import is_remote
 from m3video.video.watch import reading

@@ -27,8 +27,8 @@ import numpy as np
 
 from m3video.errors import ManifestError, VideoError
 from m3video.jobs import PROCESSES, run_jobs
+from m3video.patience import unlimited
 from m3video.video.opening import open_video
-from m3video.video.patience import unlimited
 from m3video.video.reader import VideoReader
 from m3video.video.scan import PATIENCE, Unreadable, Video, crashed_or_stalled, scan_video
 from m3video.video.shards import clean_name, member_of
