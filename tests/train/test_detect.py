@@ -35,6 +35,7 @@ from m3video.train.detect_clips import (
     TrainingKeyFrames,
     boxes_in,
     crop_with_person,
+    key_row,
     key_rows,
 )
 from m3video.train.detect_evaluate import evaluate_detector, found_boxes
@@ -44,6 +45,8 @@ from m3video.video import reader
 from m3video.video.augment import Crop
 from m3video.video.datasets.boxes import KeyFrame, write_boxes
 from m3video.video.loader import Clips, make_eval_loader
+from m3video.video.reader import VideoReader
+from tests.conftest import write_video
 
 CLIP = ClipConfig(frames=4, stride=2, size=(32, 48), patch=8)
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 40), "blue": (50, 60, 230)}
@@ -294,12 +297,16 @@ def test_an_unreadable_film_is_named_and_missed(
     assert (result["annotated"], result["judged"]) == (12, 10)
 
 
-def test_rows_around_a_key_frame() -> None:
-    assert key_rows(100, 25.0, 2.0, CLIP) == [46, 48, 50, 52]
-    assert key_rows(100, 25.0, 0.0, CLIP) == [0, 0, 0, 2]
-    assert key_rows(100, 25.0, 3.96, CLIP) == [95, 97, 99, 99]
-    with pytest.raises(VideoError, match=r"key frame at 902 s, and the video ends after 4.0 s"):
-        key_rows(100, 25.0, 902.0, CLIP)
+def test_rows_around_a_key_frame(tmp_path: Path) -> None:
+    assert key_rows(50, 100, CLIP) == [46, 48, 50, 52]
+    assert key_rows(0, 100, CLIP) == [0, 0, 0, 2]
+    assert key_rows(99, 100, CLIP) == [95, 97, 99, 99]
+    path = write_video(tmp_path / "a.mp4", frames=50)
+    with VideoReader(path) as film:
+        assert film.fps == 25
+        assert [key_row(film, seconds) for seconds in (0, 1, 1.97, 2.88)] == [0, 25, 49, 72]
+        with pytest.raises(VideoError, match=r"key frame at 902 s, and the video ends after 2.0 s"):
+            key_row(film, 902.0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -385,3 +386,20 @@ def test_a_known_count_spares_decoding_the_file_to_count(
         pytest.raises(VideoError, match=f"decoding ends at frame {len(expected)}"),
     ):
         reader.frames([len(expected) + 2])
+
+
+def test_a_moment_is_a_frame_where_the_rate_varies(tmp_path: Path) -> None:
+    shown = [500, 540, 580, 1500, 1540, 1580, 3500]  # ms; the first is where seconds begin
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.codec_context.time_base = 96, 72, Fraction(1, 1000)
+        for moment in shown:
+            frame = av.VideoFrame.from_ndarray(np.zeros((72, 96, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = moment, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with VideoReader(path) as reader:
+        moments = (0, 0.01, 0.03, 0.5, 0.55, 1.0, 2.1, 3.0)
+        assert [reader.frame_at(moment) for moment in moments] == [0, 0, 1, 2, 3, 3, 6, 6]
+        assert reader.frame_at(3.0 + 2 / reader.fps) == 8

@@ -212,7 +212,7 @@ def _person(
 def _card(frame: KeyFrame, people: list[tuple[Person, NDArray[np.float64]]]) -> KeyFrameCard:
     """Raises VideoError where the key frame cannot be read."""
     with naming(frame.path), VideoReader(frame.path) as reader:
-        row = min(key_row(len(reader), reader.fps, frame.seconds), len(reader) - 1)
+        row = min(key_row(reader, frame.seconds), len(reader) - 1)
         ((_, image),) = reader.images([row])
     picture = draw_boxes(image, [box for _, box in people])
     height, width = picture.shape[:2]

@@ -43,28 +43,24 @@ KNOWN_FILMS = 512
 Boxes = NDArray[np.float32]
 
 
-def key_row(count: int, fps: float, seconds: float) -> int:
-    """The frame at `seconds` of a video of so many frames; less than a second behind its end.
+def key_row(reader: VideoReader, seconds: float) -> int:
+    """The frame of a video shown at `seconds`; less than a second behind its end.
 
     Raises:
         VideoError: the video ends more than a second before.
     """
-    row = round(seconds * fps)
-    if row >= count + fps:
+    row = reader.frame_at(seconds)
+    if row >= len(reader) + reader.fps:
         raise VideoError(
-            f"key frame at {seconds:g} s, and the video ends after {count / fps:.1f} s; are the "
-            "films whole or cut, as index was told?"
+            f"key frame at {seconds:g} s, and the video ends after {reader.duration:.1f} s; are "
+            "the films whole or cut, as index was told?"
         )
     return row
 
 
-def key_rows(count: int, fps: float, seconds: float, clip: ClipConfig) -> list[int]:
-    """Frames of a clip whose frame T / 2 is the one at `seconds`; the ends of a video repeat: [T].
-
-    Raises:
-        VideoError: the video ends more than a second before.
-    """
-    first = key_row(count, fps, seconds) - clip.frames // 2 * clip.stride
+def key_rows(row: int, count: int, clip: ClipConfig) -> list[int]:
+    """Frames of a clip whose frame T / 2 is `row`; the ends of a video of `count` repeat: [T]."""
+    first = row - clip.frames // 2 * clip.stride
     return [min(max(first + step * clip.stride, 0), count - 1) for step in range(clip.frames)]
 
 
@@ -75,7 +71,7 @@ def read_span(frame: KeyFrame, films: Films, clip: ClipConfig, crops_of: Crops) 
         UnreadableError: the video cannot be read, or has no such key frame.
     """
     with naming(frame.path), films.open(frame.path) as reader:
-        rows = key_rows(len(reader), reader.fps, frame.seconds, clip)
+        rows = key_rows(key_row(reader, frame.seconds), len(reader), clip)
         return cut_span(reader, rows, crops_of)
 
 

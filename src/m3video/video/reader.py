@@ -131,6 +131,17 @@ class VideoReader:
         """Pixels, as displayed."""
         return self._size[1]
 
+    def frame_at(self, seconds: float) -> int:
+        """The frame shown nearest to `seconds` after the first; past the end, by average rate."""
+        base = self._stream.time_base
+        if not self._times or base is None:
+            return round(seconds * self.fps)
+        times, at = self._times, self._times[0] + seconds / base
+        if at > times[-1]:
+            return self._count - 1 + round((at - times[-1]) * base * self.fps)
+        after = bisect_left(times, at)
+        return after - (after > 0 and at - times[after - 1] <= times[after] - at)
+
     def frames(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Read frames, in any order and with repeats.
 
