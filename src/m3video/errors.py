@@ -36,9 +36,7 @@ class RunFailedError(M3VideoError):
 
 
 class LostProcessError(RunFailedError):
-    """Another process of the run has ended; what became of it, it or its launcher tells."""
-
-    said = True
+    """Another process of the run has ended, or cannot be reached; exit code 75."""
 
 
 class DivergedError(RunFailedError):

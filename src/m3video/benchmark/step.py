@@ -39,6 +39,7 @@ from m3video.config import PretrainConfig
 from m3video.errors import ConfigError, DivergedError
 from m3video.recipes import recipe_config
 from m3video.targets.base import Target
+from m3video.train.prefetch import prefetch
 from m3video.train.prepare import Batch, Finish, Prepare
 from m3video.train.step import Trainer, choose_device
 from m3video.video.loader import Clips, VideoClips, make_loader
@@ -138,7 +139,7 @@ def _time(config: PretrainConfig, steps: int, device: torch.device) -> dict[str,
         plan=plan,
         augment=config.augment,
     )
-    batches = iter(
+    loader = iter(
         make_loader(
             source,
             batch=config.train.batch,
@@ -150,30 +151,32 @@ def _time(config: PretrainConfig, steps: int, device: torch.device) -> dict[str,
             pin_memory=device.type == "cuda",
         )
     )
+    batches = prefetch(loader, device)
     seconds, busy, waits, prepared, rates = [], [], [], 0.0, []
-    flops = 0
+    flops = peak = 0
     for number in range(1, _WARM_UP + steps + 1):
         if number == _WARM_UP + 1:
             parts.clear()
-            prepared = 0.0
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
+            prepared, peak = 0.0, 0
         begin, begin_busy = time.perf_counter(), clock()
         clips = next(batches)
         waits.append(clock() - begin_busy)
-        prepared += float(clips.extras.pop(_PREPARED).sum())
+        preparing = clips.extras.pop(_PREPARED)
         result = trainer.step(clips, number, config.train.lr * config.train.batch / 256)
         wait(device)
         busy.append(clock() - begin_busy)
         seconds.append(time.perf_counter() - begin)
+        prepared += float(preparing.sum())
+        peak = max(peak, _peak_memory(device))  # the matrix product is not the step's
         if not result.finite:
             raise DivergedError(f"step {number}: loss {result.loss} or its gradient is not finite")
         rates.append(matmul_rate(device, clock))
         if number == 1:
             flops = model_flops(trainer, trainer.finish(clips.to(device)))
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
     seconds, busy = seconds[_WARM_UP:], busy[_WARM_UP:]
     waits, rates = waits[_WARM_UP:], rates[_WARM_UP:]
-    peak = _peak_memory(device)
     batch, total = config.train.batch, sum(busy)
     # Without workers the targets were made while the batch was waited for.
     in_step = prepared if config.train.workers == 0 else 0.0

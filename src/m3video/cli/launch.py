@@ -41,12 +41,16 @@ def launch(
         The exit code; None where this process is to do the work.
 
     Raises:
-        ConfigError: not as many GPUs.
+        ConfigError: not as many GPUs, or one for all.
     """
     if devices == 1 or several():
         return None
     import torch
 
+    if device.startswith("cuda:"):
+        raise ConfigError(
+            f"--devices {devices} with device {device!r}: use cuda, of which each process takes one"
+        )
     count = torch.cuda.device_count() if device in {"auto", "cuda"} else 0
     if 0 < count < devices:
         raise ConfigError(f"--devices {devices}: this machine has {count} GPUs; use {count}")

@@ -117,15 +117,14 @@ class Mlp(nn.Module):
         return cast(Tensor, self.fc2(hidden.mean(1) if pool else hidden))
 
 
-def drop_path(branch: Tensor, share: float, part: tuple[int, int] | None = None) -> Tensor:
+def drop_path(branch: Tensor, share: float, kept: Tensor | None = None) -> Tensor:
     """Stochastic depth (arXiv 1603.09382): [B, …], whole samples of it zero with chance `share`.
 
-    The others are divided by 1 − share, so that the mean stays. Draws from torch's generator, for
-    a whole batch of `part[1]` samples, of which these are those from number `part[0]` on.
+    The others are divided by 1 − share, so that the mean stays. `kept` (bool [B]) are the others;
+    without it they are drawn from torch's generator.
     """
-    first, count = part or (0, len(branch))
-    drawn = torch.rand(count, device=branch.device)[first : first + len(branch)]
-    kept = drawn >= share
+    if kept is None:
+        kept = torch.rand(len(branch), device=branch.device) >= share
     scale = kept.to(branch.dtype) / (1 - share)
     return branch * scale.view(-1, *[1] * (branch.ndim - 1))
 
@@ -135,20 +134,28 @@ class Block(nn.Module):
 
     Attributes:
         drop_path: chance that a branch is left out for a sample in training.
-        part: place of its first sample in the whole batch, and how many that has, where a batch is
-            computed in parts; else None.
+        kept: which samples keep the branch of the attention, and of the MLP; None: drawn then.
         recompute: whether nothing of it is kept for the backward pass but its input.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, norm_eps: float) -> None:
         super().__init__()
         self.drop_path = 0.0
-        self.part: tuple[int, int] | None = None
+        self.kept: tuple[Tensor, Tensor] | None = None
         self.recompute = False
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = Mlp(width, int(width * mlp_ratio))
+
+    def draw(self, samples: slice, count: int, device: torch.device) -> None:
+        """Draw for a batch of `count` samples which branches are left out in `samples` of them.
+
+        Compiled code takes what is drawn as an input, so that other samples are no other code.
+        """
+        if self.drop_path:
+            attention, mlp = (torch.rand(count, device=device)[samples] for _ in range(2))
+            self.kept = attention >= self.drop_path, mlp >= self.drop_path
 
     def forward(self, x: Tensor, skip: int = 0, *, pool: bool = False) -> Tensor:
         """[B, N, D] -> [B, N - skip, D]: the first `skip` tokens are context, not returned.
@@ -160,13 +167,14 @@ class Block(nn.Module):
         return self._forward(x, skip, pool)
 
     def _forward(self, x: Tensor, skip: int, pool: bool) -> Tensor:
-        x = x[:, skip:] + self._branch(self.attention(self.norm1(x), skip))
-        branch = self._branch(self.mlp(self.norm2(x), pool=pool))
+        attention, mlp = self.kept or (None, None)
+        x = x[:, skip:] + self._branch(self.attention(self.norm1(x), skip), attention)
+        branch = self._branch(self.mlp(self.norm2(x), pool=pool), mlp)
         return (x.mean(1) if pool else x) + branch
 
-    def _branch(self, branch: Tensor) -> Tensor:
+    def _branch(self, branch: Tensor, kept: Tensor | None) -> Tensor:
         if self.training and self.drop_path:
-            return drop_path(branch, self.drop_path, self.part)
+            return drop_path(branch, self.drop_path, kept)
         return branch
 
 

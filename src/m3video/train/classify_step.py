@@ -64,7 +64,7 @@ class ClassifierTrainer(TuningTrainer[Classifier]):
         places = range(self.world.rank * len(inputs), (self.world.rank + 1) * len(inputs))
         seeds = [step_seed(self.seed, number, place) for place in places]
         erase(inputs, clips.extras[ERASED].flatten(0, 1).tolist(), seeds)
-        labels = clips.label.to(self.device).repeat_interleave(repeats)
+        labels = clips.label.to(self.device, non_blocking=True).repeat_interleave(repeats)
         truth = nn.functional.one_hot(labels, len(self.model.labels)).float()
         mix = draw_mix(
             (inputs.shape[-2], inputs.shape[-1]),
@@ -87,7 +87,7 @@ class ClassifierTrainer(TuningTrainer[Classifier]):
         for number, (clip, labels) in enumerate(
             zip(inputs.chunk(parts), truth.chunk(parts), strict=True), start=1
         ):
-            self.begin(step, (number - 1) * len(clip), len(inputs))
+            self.begin(step, range(number * len(clip))[-len(clip) :], len(inputs))
             with self.parallel.last(number == parts):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     logits = self.parallel.forward(clip)

@@ -42,7 +42,8 @@ class DetectorTrainer(TuningTrainer[Detector]):
         count = self.world.sum(clips.extras[PRESENT].sum())
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(split(clips, self._parts), start=1):
-            self.begin(step, (number - 1) * len(part.index), len(clips.index))
+            samples = range(number * len(part.index))[-len(part.index) :]
+            self.begin(step, samples, len(clips.index))
             present = part.extras[PRESENT]
             rows = present.nonzero()[:, 0]
             boxes = part.extras[BOXES][present]

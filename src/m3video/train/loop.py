@@ -23,6 +23,7 @@ from torch import Tensor, nn, optim
 
 from m3video.errors import (
     DivergedError,
+    LostProcessError,
     M3VideoError,
     NotWrittenError,
     RunFailedError,
@@ -255,6 +256,8 @@ class Loop:
         try:
             clips = self._together(lambda: next_batch(batches))
             self._note_unreadable(clips, display)
+        except LostProcessError:  # nothing more can be summed, or waited for
+            raise
         except (VideoError, TooManyUnreadableError, RunFailedError):
             self._read(log, display, 0)
             if self.state.step:

@@ -41,6 +41,7 @@ class Parallel:
     ) -> None:
         self._model = model
         self._world = world
+        self._device = device
         self._wrapped: DistributedDataParallel | None = None
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         self._blocks = blocks
@@ -58,15 +59,17 @@ class Parallel:
             self._wrapped = DistributedDataParallel(self.forward, gradient_as_bucket_view=True)
             self.forward = self._wrapped
 
-    def samples(self, start: int, count: int) -> None:
+    def draw(self, samples: range, count: int) -> None:
         """What is drawn for a micro-batch is the part of what is drawn for the whole batch.
 
         Args:
-            start: place of its first sample among those of this process.
+            samples: places of its samples among those of this process.
             count: samples of this process.
         """
+        before = self._world.rank * count
+        places = slice(before + samples.start, before + samples.stop)
         for block in self._blocks:
-            block.part = (self._world.rank * count + start, self._world.size * count)
+            block.draw(places, self._world.size * count, self._device)
 
     @contextmanager
     def last(self, last: bool) -> Iterator[None]:

@@ -35,7 +35,7 @@ from m3video.config import (
 from m3video.errors import CheckpointError, ConfigError, NotWrittenError
 from m3video.model.checkpoint import read_json
 from m3video.train.environment import describe_environment
-from m3video.train.world import launch_id, restarts
+from m3video.train.world import launch_id
 from m3video.video.manifest import Manifest, write_manifest
 from m3video.whole import write_json, write_whole, written_whole
 
@@ -124,13 +124,13 @@ class RunDirectory:
     def opened(self, config: C) -> C:
         """Check that a run can start here, or go on; gives the config to go on with.
 
-        Processes that torchrun starts again, in place of some that failed, go on, whatever was
-        asked.
+        Processes that torchrun starts again, in place of some that failed, go on with the run that
+        it began, whatever was asked.
 
         Raises:
             CheckpointError, ConfigError: as `check_free` and `check_resume`.
         """
-        if self.config.exists() and (restarts() or self._is_of(launch_id())):
+        if self.config.exists() and self._is_of(launch_id()):
             config = config.model_copy(update={"resume": True})
         if config.resume:
             self.check_resume(config)

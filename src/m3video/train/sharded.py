@@ -30,9 +30,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from m3video.errors import CheckpointError, RunFailedError
+from m3video.errors import CheckpointError, LostProcessError, RunFailedError
 from m3video.train.optim import load_state_by_name, state_by_name
-from m3video.train.world import World
+from m3video.train.world import World, is_lost
 
 
 class ShardedWriter:
@@ -68,6 +68,7 @@ class ShardedWriter:
 
         Raises:
             RunFailedError: it could not be written.
+            LostProcessError: as another process has ended.
         """
         if self._writing is None or not (wait or self._writing.done()):
             return False
@@ -75,6 +76,8 @@ class ShardedWriter:
         try:
             writing.result()
         except (CheckpointException, OSError, RuntimeError) as error:
+            if is_lost(error):
+                raise LostProcessError(f"another process of the run has ended: {error}") from error
             reason = " ".join(str(error).split())
             raise RunFailedError(
                 f"a checkpoint cannot be written: {reason}; the one before it stands, go on from "

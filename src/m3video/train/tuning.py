@@ -71,16 +71,16 @@ class TuningTrainer(ABC, Generic[M]):
         self.updated(taken)
         return result
 
-    def begin(self, number: int, start: int, count: int) -> None:
+    def begin(self, number: int, samples: range, count: int) -> None:
         """Before a micro-batch: what is drawn is that of the whole batch, however it is cut.
 
         Args:
             number: of the step.
-            start: place of the micro-batch's first sample among this process's.
+            samples: places of the micro-batch's samples among this process's.
             count: samples of this process.
         """
         torch.manual_seed(step_seed(self.seed, number))
-        self.parallel.samples(start, count)
+        self.parallel.draw(samples, count)
 
     @abstractmethod
     def gradients(self, clips: Clips, step: int) -> Tensor:

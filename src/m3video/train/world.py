@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -28,7 +30,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from m3video.errors import ConfigError, LostProcessError, M3VideoError
+from m3video.errors import ConfigError, LostProcessError, M3VideoError, RunFailedError
 
 T = TypeVar("T")
 
@@ -181,25 +183,38 @@ def told() -> Iterator[None]:
 
     Raises:
         LostProcessError: one of them has ended.
+        RunFailedError: they cannot be connected, such as for want of shared memory.
     """
     try:
         yield
     except RuntimeError as error:  # of gloo, or NCCL's, which is one
-        broken = ("onnection", "gloo", "Gloo", "NCCL", "Socket", "peer")
-        if not started_by_torchrun() or not any(word in str(error) for word in broken):
+        if not started_by_torchrun():
             raise
-        raise LostProcessError(f"another process of the run has ended: {error}") from error
+        if is_lost(error):
+            raise LostProcessError(f"another process of the run has ended: {error}") from error
+        if not any(word in str(error) for word in ("gloo", "Gloo", "NCCL")):
+            raise
+        failed = RunFailedError(f"the processes of the run cannot work together: {error}")
+        failed.said = False  # each has a reason of its own
+        raise failed from error
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether it is what a process meets when another one has ended."""
+    broken = ("onnection", "peer", "Broken pipe", "remote process exited", "was aborted")
+    return any(word in str(error) for word in broken)
 
 
 def launch_id() -> str | None:
-    """The name of the torchrun that has started this process, the same after restarts."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return None if name == "none" else name
-
-
-def restarts() -> int:
-    """How often torchrun has started the processes of this machine again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    """What tells this start of torchrun from others, the same after restarts; None without it."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    if name != "none":
+        return name
+    # No --rdzv-id was given: it is known by its process, which is the parent of this one.
+    parent = os.getppid()
+    facts = Path(f"/proc/{parent}/stat")
+    began = facts.read_text().rpartition(")")[2].split()[19] if facts.exists() else ""
+    return f"{socket.gethostname()} {parent} {began}".rstrip()
 
 
 def local_device(name: str) -> str:
@@ -219,8 +234,6 @@ def join(device: torch.device) -> World:
     if not started_by_torchrun():
         return ALONE
     if not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
         store = PrefixStore(_generation(store, rank, size), store)

@@ -1,0 +1,124 @@
+"""What a process makes of an error that it meets where it needs the others, and of a restart."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from m3video.cli import main
+from m3video.cli.launch import LOST, launch
+from m3video.errors import ConfigError, LostProcessError, RunFailedError
+from m3video.train.loop import Loop
+from m3video.train.run import RunDirectory
+from m3video.train.step import choose_device
+from m3video.train.world import launch_id, told
+from tests.train.tiny import tiny_config
+
+RESET = "[pair.cc:534] Connection closed by peer [127.0.0.1]:29500"
+GONE = "NCCL error: remote process exited or there was a network error"
+MEMORY = "NCCL error: unhandled system error; No space left on device in /dev/shm"
+
+
+@pytest.mark.parametrize("message", [RESET, GONE])
+def test_a_process_that_is_gone_is_told_from_others(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LostProcessError, match="another process of the run has ended: "), told():
+        raise RuntimeError(message)
+
+
+def test_what_keeps_them_apart_is_said_by_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(RunFailedError, match=r"cannot work together: .* /dev/shm") as caught,
+        told(),
+    ):
+        raise RuntimeError(MEMORY)
+    assert not isinstance(caught.value, LostProcessError)
+    assert caught.value.said is False
+
+
+def test_errors_of_something_else_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), told():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="Connection"), told():  # this process is alone
+        raise RuntimeError(RESET)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), told():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize(("rank", "told_by"), [("0", True), ("1", False)])
+def test_the_first_process_tells_of_a_loss(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, told_by: bool
+) -> None:
+    def lose(arguments: list[str]) -> int:
+        with told():
+            raise RuntimeError(RESET)
+
+    codes: list[int] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setitem(main.__globals__["VERBS"], "pretrain", lose)
+    monkeypatch.setitem(main.__globals__, "ended", lambda code: codes.append(code) or code)
+    assert main(["pretrain"]) == LOST
+    assert codes == [LOST]
+    assert ("Connection closed by peer" in capsys.readouterr().err) is told_by
+
+
+def test_after_a_loss_nothing_is_summed_or_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop.__new__(Loop)
+
+    def lose(load: object) -> None:
+        raise LostProcessError("gone")
+
+    monkeypatch.setattr(loop, "_together", lose)  # anything else would meet attributes that lack
+    with pytest.raises(LostProcessError, match="gone"):
+        loop._next_or_save(iter([]), None, None)  # type: ignore[arg-type]
+
+
+def test_devices_are_not_one_device() -> None:
+    with pytest.raises(ConfigError, match="--devices 2 with device 'cuda:0': use cuda"):
+        launch(2, ["pretrain"], "cuda:0")
+
+
+def test_the_device_that_is_chosen_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    choose_device("cpu")
+    assert chosen == [torch.device("cuda", 1)]
+
+
+def test_only_the_torchrun_that_began_a_run_goes_on_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    config = tiny_config(tmp_path / "run")
+    assert launch_id() is None
+    for name in ("none", "job 7"):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
+        run.create(config, None, "cpu")
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        assert run.opened(config).resume
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 8")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run.opened(config)
+
+
+def test_a_torchrun_without_a_name_is_known_by_its_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    name = launch_id()
+    assert name is not None
+    assert name.startswith(f"{socket.gethostname()} {os.getppid()}")
+    assert launch_id() == name
+    monkeypatch.setattr(os, "getppid", os.getpid)
+    assert launch_id() != name
