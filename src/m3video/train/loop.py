@@ -15,11 +15,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn, optim
+from torch import Tensor
 
 from m3video.errors import (
     DivergedError,
@@ -38,27 +37,10 @@ from m3video.train.optim import Schedule, steps_per_epoch, total_steps
 from m3video.train.prefetch import prefetch
 from m3video.train.progress import Clock, Display, say
 from m3video.train.run import MetricsLog, RunConfig, RunDirectory, writing
-from m3video.train.update import StepResult, Taken
+from m3video.train.update import StepResult, Steps, Taken
 from m3video.train.world import ALONE, World, told
 from m3video.video.loader import Clips, make_loader
 from m3video.video.watch import lost
-
-
-class Steps(Protocol):
-    """How a model takes a step; `model` and `optimizer` are what a checkpoint holds."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def optimizer(self) -> optim.Optimizer: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def step(self, clips: Clips, number: int, rate: float) -> StepResult:
-        """Train on a batch; leave the model alone if loss or gradient is not finite."""
-        ...
 
 
 class Loop:
