@@ -181,7 +181,7 @@ class Loop:
                 self.checkpoints.appear()
                 # Weights that the next loss is not finite with must not take a good one's place.
                 if state.step == self.steps or stop or (due and result.finite):
-                    self.world.first(lambda: None if log is None else log.sync())
+                    self.world.first(lambda: self._sync(log))
                     self.save(last=stop or state.step == self.steps)
                     due, mark = False, time.perf_counter()
                 if stop and state.step < self.steps:
@@ -207,6 +207,13 @@ class Loop:
             if self.world.size == 1:
                 raise
             self._failed = error
+
+    def _sync(self, log: MetricsLog | None) -> None:
+        """Have what was measured on the disk, before a checkpoint that says it is."""
+        if self._failed is not None:
+            raise self._failed
+        if log is not None:
+            log.sync()
 
     def _read(self, log: MetricsLog | None, display: Display, left: int) -> None:
         """Read what steps measured, but for the last `left`: these may still be under way."""
