@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from m3video.errors import ConfigError, ManifestError, VideoError
-from m3video.video.walk import is_remote, url
+from m3video.video.walk import is_remote, rooted, url
 
 INDEX = "index.csv"
 """The manifest of a folder of shards."""
@@ -34,6 +34,8 @@ _VIDEO = re.compile(
 _PLACE = re.compile(rb"\.tar::\d+\+\d+::")
 _KEY = re.compile(r"((?:.*/)?[^./][^.]*)\.(.*)", re.DOTALL)  # what members of a sample share
 _LARGEST = 10**15  # bytes of a member; its digits are those that `_VIDEO` reads
+MISTAKEN = "its name reads as a place in a shard; rename it"
+"""Why a file of a folder is not opened: what its name points at would be, in its stead."""
 _FACTS_BYTES = 2**20  # of a member .cls or .json that is read
 _PATIENCE = 30.0  # seconds without a byte from a server
 _WAITS = (1.0, 4.0)  # seconds before a request that failed is made again
@@ -216,9 +218,9 @@ def is_index(path: Path) -> bool:
 def shards_in(source: Path) -> list[Path]:
     """The tars of a folder, by name, or the tar itself; none of anything else."""
     if source.suffix == ".tar":
-        return [source]
+        return [rooted(source)]
     names = sorted(source.glob("*.tar")) if source.is_dir() else []
-    return [path for path in names if not path.name.startswith(".")]
+    return [rooted(path) for path in names if not path.name.startswith(".")]
 
 
 def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str | None]:
@@ -261,6 +263,8 @@ def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str 
 def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Its plain files; those seen are forgotten, as a shard may hold hundreds of thousands.
 
+    if member_of(shard) is not None:
+        return [], MISTAKEN
     Raises:
         tarfile.ReadError: a size that leads back, where the same headers would follow for ever.
     """
