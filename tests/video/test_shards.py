@@ -399,6 +399,45 @@ def test_sizes_that_lead_astray_end_the_reading(
         assert reason is not None
 
 
+@pytest.mark.parametrize("comment", ["", "c" * 3000])
+def test_a_size_in_an_extended_header_is_read(folder: Path, tmp_path: Path, comment: str) -> None:
+    """As POSIX writes what is 8 GiB or more: nothing in the header itself."""
+    data = (folder / "left" / "0.mp4").read_bytes()
+    shard = write_tar(tmp_path / "x.tar", {"0.mp4": data})
+    info = tarfile.TarInfo("1.mp4")
+    info.pax_headers = {"comment": comment, "size": str(len(data))}
+    headers = info.tobuf(tarfile.PAX_FORMAT)
+    whole = shard.read_bytes()[: 1024 + len(data) // 512 * 512]
+    shard.write_bytes(whole + headers + data + bytes(2048 - len(data) % 512))
+    videos = load_manifest(shard).videos
+    assert [read_video(video.path) for video in videos] == [data, data]
+    member = member_of(videos[1].path)
+    assert member is not None
+    for other in (member.size - 1, member.size + 512):
+        with pytest.raises(VideoError, match="index it again"):
+            read_video(Member(shard, member.offset, other, "1.mp4").path)
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_video_of_more_than_8_gib_is_known_by_its_headers(tmp_path: Path, format: int) -> None:
+    info = tarfile.TarInfo("large.mp4")
+    info.size = 9 * 2**30
+    headers = info.tobuf(format)
+    with (tmp_path / "x.tar").open("wb") as file:
+        file.write(headers)
+        file.truncate(len(headers) + info.size + 1024)  # takes no room on the disk
+    ((video,), reason) = list_shard(tmp_path / "x.tar", frozenset({".mp4"}))
+    assert reason is None
+    member = member_of(video.path)
+    assert member is not None
+    assert member.size == info.size
+    assert shards._says_size(member, headers[-512:])
+
+
+def test_packed_headers_have_room_for_more_than_8_gib(packed: Path) -> None:
+    assert (packed / "000000.tar").read_bytes()[257:265] == b"ustar  \0"  # GNU's
+
+
 def test_pipes_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = tmp_path / "x.tar"
     os.mkfifo(pipe)

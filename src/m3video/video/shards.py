@@ -13,12 +13,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import re
 import stat
 import tarfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,11 @@ _VIDEO = re.compile(
     r"(?P<shard>.+?\.tar)::(?P<offset>\d{1,15})\+(?P<size>\d{1,15})::(?P<name>.+)", re.DOTALL
 )
 _PLACE = re.compile(rb"\.tar::\d+\+\d+::")
-_KEY = re.compile(r"((?:.*/)?[^./][^.]*)\.(.*)", re.DOTALL)  # what members of a sample share
-_LARGEST = 10**15  # bytes of a member; its digits are those that `_VIDEO` reads
 MISTAKEN = "its name reads as a place in a shard; rename it"
 """Why a file of a folder is not opened: what its name points at would be, in its stead."""
+_KEY = re.compile(r"((?:.*/)?[^./][^.]*)\.(.*)", re.DOTALL)  # what members of a sample share
+_LARGEST = 10**15  # bytes of a member; its digits are those that `_VIDEO` reads
+_EXTENDED_BYTES = 2**14  # before a member's header that are searched for its size
 _FACTS_BYTES = 2**20  # of a member .cls or .json that is read
 _PATIENCE = 30.0  # seconds without a byte from a server
 _WAITS = (1.0, 4.0)  # seconds before a request that failed is made again
@@ -89,14 +92,41 @@ def read_video(path: Path) -> bytes | None:
         raise VideoError(f"{path}: its offset is none of a tar")
     try:
         data = fetch(member.shard, start, end)
-        header = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+        known = len(data) == end - start and _says_size(member, data[: tarfile.BLOCKSIZE])
     except OSError as error:
         raise VideoError(f"{path}: {error.strerror or error}") from error
-    except tarfile.HeaderError:
-        header = tarfile.TarInfo()
-    if header.size != member.size or len(data) != end - start:
+    if not known:
         raise VideoError(f"{path}: the shard is not the one that was indexed; index it again")
     return data[tarfile.BLOCKSIZE :]
+
+
+def _says_size(member: Member, header: bytes) -> bool:
+    """Whether the headers before a video tell its size.
+
+    A size that the last header has no room for stands in an extended one before that.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    try:
+        if tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size == member.size:
+            return True
+    except tarfile.HeaderError:
+        return False
+    end = member.offset - tarfile.BLOCKSIZE
+    before = fetch(member.shard, max(end - _EXTENDED_BYTES, 0), end) if end else b""
+    for start in range(len(before) - 2 * tarfile.BLOCKSIZE, -1, -tarfile.BLOCKSIZE):
+        if before[start + 156 : start + 157] not in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+            continue
+        headers = before[start:] + header
+        with (
+            suppress(Exception),  # as in `list_shard`
+            tarfile.open(fileobj=io.BytesIO(headers), mode="r:") as tar,
+        ):
+            found = tar.next()
+            if found is not None and found.offset_data == len(headers):
+                return found.pax_headers.get("size") == str(member.size)
+    return False
 
 
 def fetch(path: Path, start: int = 0, end: int | None = None) -> bytes:
@@ -233,6 +263,8 @@ def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str 
         shard: the tar; compressed ones are not understood.
         endings: of videos, in lower case.
     """
+    if member_of(shard) is not None:
+        return [], MISTAKEN
     videos: list[tuple[str, Listed]] = []
     facts: dict[str, dict[str, str]] = {}
     reason = None
@@ -263,8 +295,6 @@ def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str 
 def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Its plain files; those seen are forgotten, as a shard may hold hundreds of thousands.
 
-    if member_of(shard) is not None:
-        return [], MISTAKEN
     Raises:
         tarfile.ReadError: a size that leads back, where the same headers would follow for ever.
     """
