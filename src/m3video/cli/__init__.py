@@ -32,6 +32,7 @@ from m3video.errors import (
     ConfigError,
     LostProcessError,
     M3VideoError,
+    NotWrittenError,
     RunFailedError,
     StoppedError,
 )
@@ -49,13 +50,12 @@ USERS_FAULT = frozenset(
         errno.EISDIR,
         errno.ENAMETOOLONG,
         errno.ENOENT,
-        errno.ENOSPC,
         errno.ENOTDIR,
         errno.EPERM,
         errno.EROFS,
     }
 )
-"""Errors of the file system that another path, permission or disk mends."""
+"""Errors of the file system that another path or permission mends; others are the machine's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,9 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return left(VERBS[verb](rest))
     except M3VideoError as error:
-        code = 1 if isinstance(error, RunFailedError) else 2
-        if isinstance(error, LostProcessError):
-            code = LOST
+        code = _code(error)
         if error.said is False or (error.said is None and main_process()):
             _complain(verb, str(error), code)
         return ended(code)
@@ -89,17 +87,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         number = error.number if isinstance(error, StoppedError) else signal.SIGINT
         return ended(128 + number)
     except BrokenPipeError:
-        return 141
+        return ended(141)
     except OSError as error:
-        if error.errno not in USERS_FAULT:
-            raise
         where = f"{error.filename}: " if error.filename else ""
-        return ended(_complain(verb, f"{where}{error.strerror}"))
+        told = error.strerror or str(error) or type(error).__name__
+        return ended(_complain(verb, f"{where}{told}", _code(error)))
     except Exception:
         if not several():
             raise
         traceback.print_exc()
         return ended(1)
+
+
+def _code(error: M3VideoError | OSError) -> int:
+    """The exit code that says whose fault it is; of what cannot be written its cause tells."""
+    cause = error.__cause__ if isinstance(error, NotWrittenError) else error
+    if isinstance(cause, OSError):
+        return 2 if cause.errno in USERS_FAULT else 1
+    if isinstance(error, LostProcessError):
+        return LOST
+    return 1 if isinstance(error, RunFailedError | NotWrittenError) else 2
 
 
 def _complain(verb: str, message: str, code: int = 2) -> int:
