@@ -240,7 +240,7 @@ def test_what_does_not_fit_on_the_disk_is_named(tmp_path: Path) -> None:
             raise OSError(number, os.strerror(number))  # as writing to an open file raises it
 
     for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        with pytest.raises(OSError, match="00.tar"):
+        with pytest.raises(OSError, match=r"00\.tar"):
             fill(number, tmp_path / "00.tar")
     assert list(tmp_path.iterdir()) == []
 

@@ -41,6 +41,10 @@ class LostProcessError(RunFailedError):
     said = True
 
 
+class UnreachableError(RunFailedError):
+    """A server that videos lie on does not answer; the message starts with the URL."""
+
+
 class DivergedError(RunFailedError):
     """Training stopped because the loss was not finite several steps in a row."""
 

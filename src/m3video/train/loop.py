@@ -263,6 +263,8 @@ class Loop:
             self._read(log, display, 0)
             if self.state.step:
                 self.save(last=True)
+                options = self.run.resume_options
+                display.say(f"saved; go on with: m3video {self.verb} {options}")
             raise
         return clips
 
