@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ from m3video.errors import (
     StoppedError,
 )
 from m3video.recipes import RECIPES, recipe_config
+from m3video.train.interrupt import stoppable
 from m3video.video.walk import shown
 
 DEFAULT_RECIPE = "mme"
@@ -75,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _complain("", f"unknown verb {verb!r}: use one of {', '.join(VERBS)}")
     try:
-        return left(VERBS[verb](rest))
+        # One of several is ended by its launcher, which waits for no cleaning up.
+        with nullcontext() if several() else stoppable():
+            return left(VERBS[verb](rest))
     except M3VideoError as error:
         code = _code(error)
         if error.said is False or (error.said is None and main_process()):
