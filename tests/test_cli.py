@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,8 +14,9 @@ import pytest
 
 from m3video.cli import BENCHMARKS, VERBS, main
 from m3video.config import PretrainConfig
-from m3video.errors import StoppedError
+from m3video.errors import NotWrittenError, StoppedError
 from m3video.train.run import RunDirectory
+from m3video.whole import written_whole
 from tests.train.tiny import tiny_config
 
 
@@ -195,6 +197,63 @@ def test_a_path_that_cannot_be_written_is_one_line(
     assert main(["report"]) == 2
     expected = f"m3video report: {tmp_path}/nowhere/report.html: No such file or directory\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        *((number, 2) for number in (errno.EACCES, errno.ENOENT, errno.EROFS)),
+        *((number, 1) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)),
+        *((number, 1) for number in (errno.ESTALE, errno.EMFILE, errno.ECONNRESET)),
+    ],
+)
+@pytest.mark.parametrize("noted", [False, True])
+def test_errors_of_files_are_one_line_and_of_the_machine_exit_1(
+    number: int,
+    code: int,
+    noted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ended: list[int] = []
+
+    def report(arguments: list[str]) -> int:
+        error = OSError(number, os.strerror(number), "some/where")
+        if noted:
+            raise NotWrittenError(f"some/where: cannot be written: {error.strerror}") from error
+        raise error
+
+    monkeypatch.setitem(VERBS, "report", report)
+    monkeypatch.setattr("m3video.cli.ended", lambda code: ended.append(code) or code)
+    assert main(["report"]) == code
+    assert ended == [code]  # one of several processes has to break its connections
+    said = capsys.readouterr().err
+    assert said.startswith("m3video report: some/where: ")
+    assert os.strerror(number) in said
+    assert said.count("\n") == 1
+
+
+def test_what_does_not_fit_on_the_disk_is_named(tmp_path: Path) -> None:
+    def fill(number: int, path: Path) -> None:
+        with written_whole(path) as aside:
+            aside.touch()
+            raise OSError(number, os.strerror(number))  # as writing to an open file raises it
+
+    for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        with pytest.raises(OSError, match=r"00\.tar"):
+            fill(number, tmp_path / "00.tar")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_a_library_without_a_number_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(arguments: list[str]) -> int:
+        raise TimeoutError
+
+    monkeypatch.setitem(VERBS, "report", report)
+    assert main(["report"]) == 1
+    assert capsys.readouterr().err == "m3video report: TimeoutError\n"
 
 
 @pytest.mark.parametrize(

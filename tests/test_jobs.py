@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +28,7 @@ from m3video.video.index import index
 from m3video.video.manifest import Unreadable, Video, load_manifest
 from m3video.video.pack import pack
 from m3video.video.scan import scan_videos
+from m3video.whole import written_whole
 from tests.conftest import write_video
 from tests.find.conftest import config, write_model
 
@@ -71,6 +74,74 @@ def range_or_die(units: elsewhere._Range, marker: Path) -> elsewhere._Range | No
     if units.first:
         kill_once(marker)
     return _embed_range(units)
+
+
+def write_slowly(path: Path, *, first_dies: bool) -> None:
+    """Two items of which the first may end its process, so that each is tried alone."""
+    if first_dies and not path.with_suffix(".died").exists():
+        path.with_suffix(".died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    with written_whole(path, shared=True) as aside:
+        aside.write_text(str(os.getpid()))
+        path.with_suffix(".pid").write_text(str(os.getpid()))
+        time.sleep(100)
+
+
+SLOW = """
+import sys
+from functools import partial
+from pathlib import Path
+from m3video.cli import VERBS, main
+from m3video.jobs import run_jobs
+from tests.test_jobs import write_slowly
+
+def report(arguments):
+    paths = [Path(sys.argv[1], name) for name in sys.argv[2].split(",")]
+    write = partial(write_slowly, first_dies=sys.argv[3] == "dies")
+    run_jobs(write, paths, crashed=lambda path: None, workers=2, title="", progress=False)
+
+VERBS["report"] = report
+sys.exit(main(["report"]))
+"""
+
+
+def gone(number: int) -> bool:
+    """Whether a process has ended, also where nobody has asked for its exit code yet."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def until(true: Callable[[], bool], seconds: float = 40) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("way", ["pool", "dies"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_the_verb(number: signal.Signals, way: str, tmp_path: Path) -> None:
+    names = ["a"] if way == "dies" else ["a", "b"]
+    command = [sys.executable, "-c", SLOW, str(tmp_path), ",".join(names), way]
+    verb = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+    pids = [tmp_path / f"{name}.pid" for name in names]
+    assert until(lambda: all(pid.exists() and pid.read_text() for pid in pids))
+    verb.send_signal(number)
+    try:
+        _, said = verb.communicate(timeout=40)
+    finally:
+        verb.kill()
+    assert verb.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert until(lambda: all(gone(int(pid.read_text())) for pid in pids), 15)
+    assert list(tmp_path.glob(".*.partial")) == []
+    assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        assert said == "m3video report: interrupted\n"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -125,7 +196,7 @@ def test_of_ray_it_is_not_said_why_a_process_ended(
     def lose(
         function: object, items: list[Path], crashed: Callable[[Path], Unreadable], **_: object
     ):
-        return [(number, crashed(item)) for number, item in enumerate(items)]
+        yield from ((number, crashed(item)) for number, item in enumerate(items))
 
     monkeypatch.setattr("m3video.ray_jobs.in_ray", lose)
     options = {"workers": 1, "decode": False, "progress": False, "engine": "ray"}

@@ -39,6 +39,10 @@ class LostProcessError(RunFailedError):
     """Another process of the run has ended, or cannot be reached; exit code 75."""
 
 
+class UnreachableError(RunFailedError):
+    """A server that videos lie on does not answer; the message starts with the URL."""
+
+
 class DivergedError(RunFailedError):
     """Training stopped because the loss was not finite several steps in a row."""
 

@@ -2,22 +2,28 @@
 
 - Results come in the order of the items, whoever made them.
 - What ends a process costs its own item only: `crashed` says what its result is.
+- Processes end with the one that began them, however that ends; what they were writing is removed.
 - A function may be called again for an item whose process was lost, so what it writes must appear
   whole or not at all, under a name that is the item's own.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from multiprocessing import Pipe, Process
-from multiprocessing.connection import Connection
-from typing import TypeVar
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,6 +37,7 @@ R = TypeVar("R")
 PROCESSES = "processes"
 RAY = "ray"
 _AHEAD = 64  # items a process that wait for it, so that it is never idle
+_GRACE = 10.0  # seconds that a process has to remove what it was writing
 
 
 def check_engine(engine: str) -> str:
@@ -96,10 +103,10 @@ def run_jobs(
 
         results = in_ray(function, items, crashed, engine=engine, workers=workers, gpus=gpus)
     elif workers:
-        results = enumerate(_in_processes(function, items, crashed, stalled or crashed, workers))
+        results = _in_processes(function, items, crashed, stalled or crashed, workers)
     else:
-        results = enumerate(map(function, items))
-    with bar if progress else nullcontext():
+        results = ((number, function(item)) for number, item in enumerate(items))
+    with closing(results), bar if progress else nullcontext():
         task = bar.add_task(title, total=len(items))
         for number, result in results:
             found[number] = result
@@ -118,27 +125,78 @@ def _in_processes(
     crashed: Callable[[T], R],
     stalled: Callable[[T], R],
     workers: int,
-) -> Iterator[R]:
+) -> Generator[tuple[int, R]]:
     """A bounded number of items ahead: lists may hold millions."""
     workers = min(workers, len(items))
-    pool = ProcessPoolExecutor(workers)
-    waiting: deque[tuple[T, Future[R]]] = deque()
+    pool = ProcessPoolExecutor(workers, initializer=_begin)
+    waiting: deque[tuple[int, Future[R]]] = deque()
+
+    def first() -> tuple[int, R]:
+        number, future = waiting.popleft()
+        return number, _result(function, items[number], future, crashed, stalled)
+
     try:
-        for item in items:
+        for number, item in enumerate(items):
             if len(waiting) >= _AHEAD * workers:
-                yield _result(function, *waiting.popleft(), crashed, stalled)
+                yield first()
             try:
-                future = pool.submit(function, item)
+                future = pool.submit(_ended, function, item)
             except BrokenProcessPool:  # an item before this one ended a process
-                pool = ProcessPoolExecutor(workers)
-                future = pool.submit(function, item)
-            waiting.append((item, future))
+                pool = ProcessPoolExecutor(workers, initializer=_begin)
+                future = pool.submit(_ended, function, item)
+            waiting.append((number, future))
         while waiting:
-            yield _result(function, *waiting.popleft(), crashed, stalled)
+            yield first()
         # Nothing is left to do; without waiting, an exit soon after meets a pipe half closed.
         pool.shutdown()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        _end(pool)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Have its processes end now, where they have not: nobody waits for what they do."""
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    left = {process.sentinel: process for process in processes}
+    deadline = time.monotonic() + _GRACE
+    while left and (ended := wait(list(left), max(deadline - time.monotonic(), 0))):
+        left = {end: process for end, process in left.items() if end not in ended}
+    for process in left.values():
+        process.kill()
+
+
+def _begin() -> None:
+    """In a process that works: SIGTERM ends it, and so does the end of the one that began it.
+
+    Ctrl-C, which a terminal sends to all, is for that one alone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _end_with_parent() -> None:
+    parent, above = multiprocessing.parent_process(), os.getppid()
+    # Processes that were forked later hold the sentinel open, too: `getppid` tells at once.
+    while parent is not None and parent.is_alive() and os.getppid() == above:
+        parent.join(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE)
+    os._exit(1)
+
+
+def _ended(function: Callable[[T], R], item: T) -> R:
+    """The function; SIGTERM, which a pool would take for a result, ends the process."""
+    try:
+        return function(item)
+    except SystemExit:
+        os._exit(128 + signal.SIGTERM)
 
 
 def _result(
@@ -164,8 +222,14 @@ def _alone(
     process.start()
     sender.close()  # or this process would wait for itself
     found: tuple[R, Exception | None] | None = None
-    with receiver, suppress(EOFError):
-        found = receiver.recv()
+    try:
+        with receiver, suppress(EOFError):
+            found = receiver.recv()
+    except BaseException:
+        process.terminate()
+        process.join(_GRACE)
+        process.kill()
+        raise
     process.join()
     if found is None:
         return stalled(item) if process.exitcode == -signal.SIGALRM else crashed(item)
@@ -176,6 +240,7 @@ def _alone(
 
 
 def _send(sender: Connection, function: Callable[[T], R], item: T) -> None:
+    _begin()
     try:
         sender.send((function(item), None))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A limit on how long a file may give nothing, for processes that may die of it.
+"""Limits on how long a file may give nothing, for processes that may die of it, and a server.
 
 A decoder that loops is code of FFmpeg: no exception reaches it, the end of its process does. What
 is limited is the time from packet to packet, since a film may take hours and be well.
@@ -9,8 +9,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 _limit = 0.0  # seconds; 0 is none
+OUTAGE_SECONDS = 300.0
+"""How long a server may be away, where nothing else is said."""
+_outage: ContextVar[float] = ContextVar("_outage", default=OUTAGE_SECONDS)
 
 
 @contextmanager
@@ -39,6 +43,21 @@ def unlimited() -> Iterator[None]:
     finally:
         _limit = limit
         progress()
+
+
+@contextmanager
+def outage(seconds: float) -> Iterator[None]:
+    """In here a server may be away for so long."""
+    before = _outage.set(seconds)
+    try:
+        yield
+    finally:
+        _outage.reset(before)
+
+
+def outage_seconds() -> float:
+    """How long a server may be away."""
+    return _outage.get()
 
 
 def progress() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +55,7 @@ def in_ray(
     engine: str,
     workers: int,
     gpus: int = 0,
-) -> Iterator[tuple[int, R]]:
+) -> Generator[tuple[int, R]]:
     """As `jobs.run_jobs`; number and result of each item, once, as they come."""
     with _cluster(engine, workers) as ray:
         _check_ready(ray, function, engine)

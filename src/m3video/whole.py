@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+_FULL = frozenset({errno.EDQUOT, errno.EFBIG, errno.ENOSPC})  # of what is written, not of a name
+
 
 def sync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk."""
@@ -63,7 +65,9 @@ def written_whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
         aside.replace(path)
         _remove(old)
         sync(path.parent)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
         _remove(aside)
         raise
 

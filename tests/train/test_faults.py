@@ -23,6 +23,7 @@ from m3video.config import PretrainConfig, save_config
 from m3video.errors import VideoError
 from m3video.model import checkpoint
 from m3video.train import run
+from m3video.train.checkpoint import Checkpoints
 from m3video.train.pretrain import pretrain
 from m3video.train.run import MetricsLog
 from m3video.video.manifest import load_manifest
@@ -162,12 +163,26 @@ def no_model(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(checkpoint, "write_tensors", fail)
 
 
+def no_appearance(patch: pytest.MonkeyPatch) -> None:
+    """A checkpoint in parts is written, and its last file cannot be."""
+    calls = itertools.count()
+    appear = Checkpoints.appear
+
+    def fail(self: Checkpoints, *, wait: bool = False) -> None:
+        if next(calls) == 7:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "parts/state.json")
+        appear(self, wait=wait)
+
+    patch.setattr(Checkpoints, "appear", fail)
+
+
 @pytest.mark.parametrize(
     ("fault", "named", "cause"),
     [
         (full_metrics, "metrics.jsonl", "No space left"),
         (full_tensorboard, "tensorboard", "No space left"),
         (read_only, "checkpoints/step-6", "Read-only file system"),
+        (no_appearance, "state.json", "No space left"),
         (no_model, "model/model.safetensors", "Permission denied"),
     ],
 )
@@ -184,7 +199,7 @@ def test_what_cannot_be_written_ends_the_run_in_one_line(
     with monkeypatch.context() as patch:
         fault(patch)
         assert main_of(config_of(out), tmp_path) == 1
-    assert_one_line(capsys.readouterr().err, f"{out / named}: cannot be written: {cause}")
+    assert_one_line(capsys.readouterr().err, f"{named}: cannot be written: {cause}")
     pretrain(config_of(out, resume=True))
     assert_same_run(out, whole)
 

@@ -240,6 +240,26 @@ HOSTILE: dict[str, tuple[Make, str]] = {
 """File name → what makes it, and what has to become of it."""
 
 
+def write_misleading(folder: Path, host: str) -> dict[str, str]:
+    """Videos whose names, as seen from the folder, read as URLs or as places in shards.
+
+    Args:
+        folder: where they go.
+        host: that the URLs would be at.
+    """
+    made = {
+        f"http:/{host}/a.mp4": VIDEO,
+        f"http:/{host}/a.tar::1024+100::x.mp4": "reads as a place in a shard",
+        "s3:/bucket/a.mp4": VIDEO,
+        "x.tar::512+9::a.mp4": "reads as a place in a shard",
+    }
+    data = valid_bytes(folder, "mp4")
+    for name in made:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return made
+
+
 def write_hostile(folder: Path) -> dict[Path, str]:
     """All of `HOSTILE`, a clip cut at each tenth, and 200 flipped bits, 20 a file."""
     made: dict[Path, str] = {}

@@ -19,8 +19,15 @@ class Parts(http.server.SimpleHTTPRequestHandler):
     """Answers `Range: bytes=A-B`, as the servers do that shards lie on."""
 
     asked: Asked
+    away: list[int]
 
     def do_GET(self) -> None:
+        if self.away:
+            self.away[0] -= 1
+            if self.away[0] <= 0:
+                self.away.clear()
+            self.send_error(503)
+            return
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         self.asked.append((self.path, part and part[0]))
         path = Path(self.translate_path(self.path))
@@ -47,10 +54,19 @@ class Whole(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def serve(folder: Path, *, parts: bool = True) -> Iterator[tuple[str, Asked]]:
-    """The URL of a folder, and what was asked for: (path, part)."""
+def serve(
+    folder: Path, *, parts: bool = True, away: list[int] | None = None
+) -> Iterator[tuple[str, Asked]]:
+    """The URL of a folder, and what was asked for: (path, part).
+
+    Args:
+        folder: what is served.
+        parts: answer requests for parts.
+        away: while it holds a number, so many requests are refused as by a server that is down.
+    """
     asked: Asked = []
-    kind = type("Handler", (Parts,), {"asked": asked}) if parts else Whole
+    facts = {"asked": asked, "away": [] if away is None else away}
+    kind = type("Handler", (Parts,), facts) if parts else Whole
     handler = functools.partial(kind, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)

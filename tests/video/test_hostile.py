@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import multiprocessing
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,13 +22,16 @@ from pathlib import Path
 import av
 import pytest
 
-from m3video.errors import VideoError
+from m3video.errors import ManifestError, VideoError
 from m3video.patience import limited, progress, unlimited
 from m3video.video import scan
+from m3video.video.datasets.files import find_files
 from m3video.video.index import index
 from m3video.video.manifest import load_manifest
 from m3video.video.reader import VideoReader
 from m3video.video.scan import Unreadable, Video, scan_video, scan_videos
+from m3video.video.shards import read_video
+from m3video.video.walk import absolute
 from tests.video.hostile import (
     EITHER,
     PLAYLISTS,
@@ -35,6 +40,7 @@ from tests.video.hostile import (
     valid,
     valid_bytes,
     write_hostile,
+    write_misleading,
 )
 from tests.video.made_clips import MADE
 
@@ -162,6 +168,61 @@ def test_a_playlist_would_reach_both(tmp_path: Path) -> None:
             av.open(str(path), options={"protocol_whitelist": "file,crypto,data,http,tcp"})
     assert opened == {"hls.m3u8", "other.ts"}
     assert met
+
+
+@pytest.mark.parametrize("source", [".", "../h", "absolute"])
+def test_names_of_files_reach_no_address_and_no_shard(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "h").mkdir()
+    monkeypatch.chdir(tmp_path / "h")
+    with counting_server() as (address, met):
+        made = write_misleading(Path(), address.split("/")[2])
+        out = tmp_path / "h" / "m.csv"
+        found = index(tmp_path / "h" if source == "absolute" else source, out, workers=0)
+        again = load_manifest("m.csv")
+        for video in again.videos:
+            VideoReader(video.path).close()
+    assert met == []
+    wanted = {f"{tmp_path}/h/{name}" for name, outcome in made.items() if outcome == VIDEO}
+    for manifest in (found, again):
+        assert {absolute(video.path) for video in manifest.videos} == wanted
+    assert {entry.path.name for entry in found.unreadable} == {
+        Path(name).name for name, outcome in made.items() if outcome != VIDEO
+    }
+    assert all("reads as a place in a shard" in entry.reason for entry in found.unreadable)
+
+
+def test_a_release_with_such_names_reaches_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with counting_server() as (address, met):
+        made = write_misleading(Path(), address.split("/")[2])
+        files = find_files(Path())
+        for paths in files.by_name.values():
+            for path in paths:
+                VideoReader(path).close()
+    assert met == []
+    assert len(files.by_name["a"]) + len(files.closed) == len(made)
+
+
+def test_shards_with_such_names_reach_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("http:", "x.tar::1+2::y"):
+        Path(name).mkdir()
+        data = valid_bytes(tmp_path, "mp4")
+        with tarfile.open(Path(name, "localhost.tar"), "w") as tar:
+            member = tarfile.TarInfo("a.mp4")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    for source in ("http:", "http:/localhost.tar"):
+        (video,) = load_manifest(source).videos
+        assert read_video(video.path) == data
+    with pytest.raises(ManifestError, match="reads as a place in a shard"):
+        load_manifest("x.tar::1+2::y")
 
 
 def _hang(path: Path, decode: bool) -> Video | Unreadable:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,21 @@ import webdataset
 
 from m3video.cli import main
 from m3video.config import AugmentConfig, ClipConfig
-from m3video.errors import ManifestError, VideoError
+from m3video.errors import RunFailedError, UnreachableError, VideoError
+from m3video.patience import outage
 from m3video.video import pack as module
-from m3video.video import shards
+from m3video.video import reader, shards
 from m3video.video.index import index
 from m3video.video.loader import Clips, VideoClips, make_loader
 from m3video.video.manifest import load_manifest
 from m3video.video.pack import pack, parse_size
 from m3video.video.reader import VideoReader
 from m3video.video.sampling import plan_clip
+from m3video.video.scan import scan_videos
 from m3video.video.shards import Member, is_remote, list_shard, member_of, read_video, url
 from m3video.whole import written_whole
 from tests.conftest import write_video
-from tests.video.served import serve
+from tests.video.served import Parts, serve
 
 CLIP = ClipConfig(frames=4, stride=2, size=(32, 48), patch=8)
 
@@ -399,6 +402,45 @@ def test_sizes_that_lead_astray_end_the_reading(
         assert reason is not None
 
 
+@pytest.mark.parametrize("comment", ["", "c" * 3000])
+def test_a_size_in_an_extended_header_is_read(folder: Path, tmp_path: Path, comment: str) -> None:
+    """As POSIX writes what is 8 GiB or more: nothing in the header itself."""
+    data = (folder / "left" / "0.mp4").read_bytes()
+    shard = write_tar(tmp_path / "x.tar", {"0.mp4": data})
+    info = tarfile.TarInfo("1.mp4")
+    info.pax_headers = {"comment": comment, "size": str(len(data))}
+    headers = info.tobuf(tarfile.PAX_FORMAT)
+    whole = shard.read_bytes()[: 1024 + len(data) // 512 * 512]
+    shard.write_bytes(whole + headers + data + bytes(2048 - len(data) % 512))
+    videos = load_manifest(shard).videos
+    assert [read_video(video.path) for video in videos] == [data, data]
+    member = member_of(videos[1].path)
+    assert member is not None
+    for other in (member.size - 1, member.size + 512):
+        with pytest.raises(VideoError, match="index it again"):
+            read_video(Member(shard, member.offset, other, "1.mp4").path)
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_video_of_more_than_8_gib_is_known_by_its_headers(tmp_path: Path, format: int) -> None:
+    info = tarfile.TarInfo("large.mp4")
+    info.size = 9 * 2**30
+    headers = info.tobuf(format)
+    with (tmp_path / "x.tar").open("wb") as file:
+        file.write(headers)
+        file.truncate(len(headers) + info.size + 1024)  # takes no room on the disk
+    ((video,), reason) = list_shard(tmp_path / "x.tar", frozenset({".mp4"}))
+    assert reason is None
+    member = member_of(video.path)
+    assert member is not None
+    assert member.size == info.size
+    assert shards._says_size(member, headers[-512:])
+
+
+def test_packed_headers_have_room_for_more_than_8_gib(packed: Path) -> None:
+    assert (packed / "000000.tar").read_bytes()[257:265] == b"ustar  \0"  # GNU's
+
+
 def test_pipes_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = tmp_path / "x.tar"
     os.mkfifo(pipe)
@@ -519,16 +561,111 @@ def test_a_request_that_fails_is_made_again(packed: Path, monkeypatch: pytest.Mo
     assert member is not None
     remote = Member(Path("http://host/000000.tar"), member.offset, member.size, member.name)
     assert read_video(remote.path) == read_video(member.path)
-    assert waits == list(shards._WAITS)
-    flaky.calls = -9
-    with pytest.raises(VideoError, match="cannot be fetched: TimeoutError"):
+    assert waits == [1, 2]
+    flaky.calls = -99
+    monkeypatch.setattr(shards, "_WAITS", (8.0, 30.0))
+    with outage(7), pytest.raises(UnreachableError, match=r"for 7 s now: TimeoutError; no video"):
         read_video(remote.path)
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "passes"),
+    [(404, False), (403, False), (416, False), (401, False), (429, True), (500, True), (503, True)],
+)
+def test_what_a_server_answers_is_the_videos_fault(
+    status: int, passes: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(Parts, "do_GET", lambda self: self.send_error(status))
+    with serve(tmp_path) as (address, _), outage(0):
+        path = Member(Path(f"{address}/x.tar"), 512, 9, "a.mp4").path
+        with pytest.raises(UnreachableError if passes else VideoError):
+            read_video(path)
+    with outage(0), pytest.raises(UnreachableError):  # nobody answers there any more
+        read_video(path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_outage_changes_no_batch(
+    workers: int, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(shards, "_WAITS", (0.1, 0.2))
+    away: list[int] = []
+    with serve(packed, away=away) as (address, _):
+        videos = VideoClips(
+            load_manifest(address), clip=CLIP, plan=plan_clip(CLIP, 0), augment=AugmentConfig()
+        )
+        batches = make_loader(
+            videos, batch=2, seed=5, first_step=0, last_step=6, workers=workers, stall_seconds=40
+        )
+        away.append(20)  # more requests than a video and the ten after it would take
+        assert_same(list(batches), clips(packed, range(6)))
+        assert away == []
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_server_that_stays_away_ends_the_loading_and_condemns_no_file(
+    workers: int, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(shards, "_WAITS", (0.1, 0.2))
+    with serve(packed, away=(away := list[int]())) as (address, _):
+        videos = VideoClips(
+            load_manifest(address), clip=CLIP, plan=plan_clip(CLIP, 0), augment=AugmentConfig()
+        )
+        away.append(10**6)
+        loader = make_loader(
+            videos, batch=2, seed=5, first_step=0, last_step=6, workers=workers, stall_seconds=4
+        )
+        with pytest.raises(UnreachableError, match=r"tar: cannot be fetched, for 2 s") as caught:
+            list(loader)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_hangs_is_no_files_fault(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker of two waits for longer than a batch may take; a file would be refused."""
+    monkeypatch.setattr(reader, "is_remote", lambda path: True)
+    hangs = str(load_manifest(packed).videos[0].path)
+    monkeypatch.setattr(
+        reader, "read_video", lambda p: time.sleep(60) if str(p) == hangs else read_video(p)
+    )
+    videos = VideoClips(
+        load_manifest(packed), clip=CLIP, plan=plan_clip(CLIP, 0), augment=AugmentConfig()
+    )
+    loader = make_loader(
+        videos, batch=1, seed=5, first_step=0, last_step=6, workers=2, stall_seconds=2
+    )
+    with pytest.raises(RunFailedError, match="no file alone is to blame"):
+        list(loader)
+
+
+def test_verbs_end_in_one_line_when_the_server_is_away(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("aiohttp")
+    rows = [f"http://127.0.0.1:9/x.tar::512+{size}::a.mp4" for size in (5, 6)]
+    (tmp_path / "m.csv").write_text("\n".join(["path", *rows]))
+    for verb in (["index"], ["pack", "--workers", "0"]):
+        assert main([*verb, str(tmp_path / "m.csv"), "--out", str(tmp_path / "out.csv")]) == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "http://127.0.0.1:9/x.tar: cannot be fetched: " in said
+    with serve(packed, away=(away := list[int]())) as (address, _):
+        paths = [video.path for video in load_manifest(address).videos]
+        away.append(10**6)
+        for workers in (0, 1):
+            with outage(0), pytest.raises(UnreachableError):
+                scan_videos(paths, workers=workers, decode=False, progress=False)
 
 
 def test_urls_of_single_videos_are_refused() -> None:
     with pytest.raises(VideoError, match="only videos in shards"):
         VideoReader("http://127.0.0.1:9/a.mp4")
-    with pytest.raises(ManifestError, match="cannot be fetched"):
+    with pytest.raises(UnreachableError, match="cannot be fetched"):
         shards.check_remote([Path("http://127.0.0.1:9/x.tar::512+9::a.mp4")])
 
 

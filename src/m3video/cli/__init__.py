@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,10 +33,12 @@ from m3video.errors import (
     ConfigError,
     LostProcessError,
     M3VideoError,
+    NotWrittenError,
     RunFailedError,
     StoppedError,
 )
 from m3video.recipes import RECIPES, recipe_config
+from m3video.train.interrupt import stoppable
 from m3video.video.walk import shown
 
 DEFAULT_RECIPE = "mme"
@@ -49,13 +52,12 @@ USERS_FAULT = frozenset(
         errno.EISDIR,
         errno.ENAMETOOLONG,
         errno.ENOENT,
-        errno.ENOSPC,
         errno.ENOTDIR,
         errno.EPERM,
         errno.EROFS,
     }
 )
-"""Errors of the file system that another path, permission or disk mends."""
+"""Errors of the file system that another path or permission mends; others are the machine's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,11 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _complain("", f"unknown verb {verb!r}: use one of {', '.join(VERBS)}")
     try:
-        return left(VERBS[verb](rest))
+        # One of several is ended by its launcher, which waits for no cleaning up.
+        with nullcontext() if several() else stoppable():
+            return left(VERBS[verb](rest))
     except M3VideoError as error:
-        code = 1 if isinstance(error, RunFailedError) else 2
-        if isinstance(error, LostProcessError):
-            code = LOST
+        code = _code(error)
         if error.said is False or (error.said is None and main_process()):
             _complain(verb, str(error), code)
         return ended(code)
@@ -89,17 +91,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         number = error.number if isinstance(error, StoppedError) else signal.SIGINT
         return ended(128 + number)
     except BrokenPipeError:
-        return 141
+        return ended(141)
     except OSError as error:
-        if error.errno not in USERS_FAULT:
-            raise
         where = f"{error.filename}: " if error.filename else ""
-        return ended(_complain(verb, f"{where}{error.strerror}"))
+        told = error.strerror or str(error) or type(error).__name__
+        return ended(_complain(verb, f"{where}{told}", _code(error)))
     except Exception:
         if not several():
             raise
         traceback.print_exc()
         return ended(1)
+
+
+def _code(error: M3VideoError | OSError) -> int:
+    """The exit code that says whose fault it is; of what cannot be written its cause tells."""
+    cause = error.__cause__ if isinstance(error, NotWrittenError) else error
+    if isinstance(cause, OSError):
+        return 2 if cause.errno in USERS_FAULT else 1
+    if isinstance(error, LostProcessError):
+        return LOST
+    return 1 if isinstance(error, RunFailedError | NotWrittenError) else 2
 
 
 def _complain(verb: str, message: str, code: int = 2) -> int:

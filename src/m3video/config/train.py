@@ -84,7 +84,8 @@ class TrainConfig(Config):
     max_unreadable: float = Field(0.1, ge=0, le=1)
     """Stop when more than this share of the videos could not be read while training."""
     stall_seconds: float = Field(600, gt=0)
-    """A data worker that a batch waits for longer than this is replaced, without its file."""
+    """A data worker that a batch waits for longer than this is replaced, without its file; a server
+    of shards may be away for half of it."""
 
     @model_validator(mode="after")
     def _batch_splits(self) -> Self:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from m3video.config import ClipConfig, FinetuneConfig
-from m3video.errors import CheckpointError, VideoError
+from m3video.errors import CheckpointError, UnreachableError, VideoError
 from m3video.model.checkpoint import CONFIG, read_json
 from m3video.report.film import data_url, encode_film
 from m3video.report.panels import Panel
@@ -140,7 +140,7 @@ def answer_cards(run: Path, folder: Path, config: FinetuneConfig) -> Cards:
             break
         try:
             cards.append(_card(answer, film(answer.path)))
-        except VideoError as error:
+        except (VideoError, UnreachableError) as error:
             reason = str(error).removeprefix(f"{answer.path}: ")
             gone.append(f"Cannot be shown: {answer.path}: {reason}")
     cards.sort(key=lambda card: card.right)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from m3video.errors import ManifestError, VideoError
+from m3video.errors import ManifestError, UnreachableError, VideoError
 from m3video.report.evaluation import Detected
 from m3video.report.film import data_url
 from m3video.report.probes import Bar
@@ -97,7 +97,7 @@ def key_frame_cards(folder: Path, found: Detected) -> KeyFrameCards:
             raise ManifestError(f"{found.data}: no box in a key frame of split {found.split!r}")
         chosen = _spread(frames, TRIES)
         said = read_said(folder / DETECTIONS, {_place(frame) for frame in chosen})
-    except (ManifestError, OSError, csv.Error) as error:
+    except (ManifestError, UnreachableError, OSError, csv.Error) as error:
         return KeyFrameCards([], [f"No key frames can be shown: {' '.join(str(error).split())}"])
     cards: list[KeyFrameCard] = []
     gone = []
@@ -107,7 +107,7 @@ def key_frame_cards(folder: Path, found: Detected) -> KeyFrameCards:
         people = judge(frame, said.get(_place(frame), {}), annotated=found.boxes == ANNOTATED)
         try:
             cards.append(_card(frame, people))
-        except VideoError as error:
+        except (VideoError, UnreachableError) as error:
             gone.append(f"Cannot be shown: {error}")
     notes = [
         f"{len(cards)} of the {len(frames):,} key frames with an annotated box, spread over all."

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from m3video.config import FinetuneConfig, PretrainConfig
+from m3video.patience import outage
 from m3video.report.answers import Cards, answer_cards
 from m3video.report.curves import (
     LOSSES,
@@ -122,6 +123,9 @@ class Page:
     tested: Tested | None = None
 
 
+_OUTAGE = 5.0  # seconds that a server of videos may be away: the page can do without them
+
+
 def write_report(run: Path) -> Path:
     """Write `report.html` into a run directory, whole or not at all.
 
@@ -136,7 +140,8 @@ def write_report(run: Path) -> Path:
         ConfigError: its config.yaml is broken.
     """
     config = read_any_config(run)
-    page = collect(run, config)
+    with outage(_OUTAGE):
+        page = collect(run, config)
     path = run / "report.html"
     write_whole(path, render(page).encode("utf-8", "replace"))
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from m3video.config import PretrainConfig
-from m3video.errors import ManifestError, VideoError
+from m3video.errors import ManifestError, UnreachableError, VideoError
 from m3video.model.checkpoint import WEIGHTS, load_weights, read_tensors
 from m3video.model.masked_autoencoder import MaskedAutoencoder, build_model
 from m3video.report.facts import read_run_config
@@ -138,7 +138,7 @@ def _video_clips(
     listing = RunDirectory(run).manifest
     try:
         videos = load_manifest(listing)
-    except (ManifestError, OSError) as error:
+    except (ManifestError, UnreachableError, OSError) as error:
         notes.append(f"No clips can be shown: {error}.")
         return
     gone = {str(entry.path): entry.reason for entry in videos.unreadable}
@@ -158,7 +158,7 @@ def _video_clips(
         path = videos.videos[index].path
         try:
             clip = source.clip(index, 0, sample_generator(config.train.seed, 0, index))
-        except VideoError as error:
+        except (VideoError, UnreachableError) as error:
             gone[str(path)] = str(error).removeprefix(f"{path}: ")
             continue
         found += 1

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from m3video.errors import ConfigError, VideoError
 from m3video.video.loader import Clips, ClipSource, Prepare
 from m3video.video.manifest import Manifest
 from m3video.video.walk import absolute as whole_path
@@ -61,16 +60,11 @@ def cores_shared(device: torch.device, workers: int, before: int | None) -> Iter
 
 
 def next_batch(batches: Iterator[Clips]) -> Clips:
-    """The next batch; the error of a data worker comes without the worker's traceback.
+    """The next batch.
 
     Raises:
         ConfigError: frames that do not suit what finds the motion.
         VideoError: a clip and those that could take its place cannot be read.
-        RunFailedError: workers were killed, or stall.
+        RunFailedError: workers were killed, or stall; a server does not answer.
     """
-    try:
-        return next(batches)
-    except (ConfigError, VideoError) as error:
-        kind = type(error)
-        message = str(error).strip().splitlines()[-1]
-        raise kind(message.removeprefix(f"m3video.errors.{kind.__name__}: ")) from error
+    return next(batches)

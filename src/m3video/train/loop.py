@@ -178,7 +178,6 @@ class Loop:
                 due = due or state.step % config.checkpoint_every == 0
                 read_all = due or stop or state.step == self.steps
                 self._read_agreed(log, display, 0 if read_all else self.lag)
-                self.checkpoints.appear()
                 # Weights that the next loss is not finite with must not take a good one's place.
                 if state.step == self.steps or stop or (due and result.finite):
                     self.world.first(lambda: self._sync(log))
@@ -200,9 +199,14 @@ class Loop:
             yield log
 
     def _read_agreed(self, log: MetricsLog | None, display: Display, left: int) -> None:
-        """As `_read`; what rank 0 alone cannot write ends all processes before the next step."""
+        """As `_read`, and a checkpoint that is written appears.
+
+        What rank 0 alone cannot write ends all processes before the next step.
+        """
         try:
             self._read(log, display, left)
+            with writing(self.run.path):
+                self.checkpoints.appear()
         except NotWrittenError as error:
             if self.world.size == 1:
                 raise
@@ -251,6 +255,8 @@ class Loop:
             self._read(log, display, 0)
             if self.state.step:
                 self.save(last=True)
+                options = self.run.resume_options
+                display.say(f"saved; go on with: m3video {self.verb} {options}")
             raise
         return clips
 
@@ -328,7 +334,8 @@ class Loop:
         if not taken.result.finite:
             display.say(f"step {taken.step}: loss or gradient is not finite; the step is skipped")
         if state.bad_in_a_row >= self.config.train.max_bad_steps:
-            self.checkpoints.appear(wait=True)
+            with writing(self.run.path):
+                self.checkpoints.appear(wait=True)
             place = self.checkpoints.newest()
             kept = f"{place} is kept" if place else "there is no checkpoint yet"
             raise DivergedError(

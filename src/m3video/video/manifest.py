@@ -33,6 +33,7 @@ from m3video.jobs import PROCESSES, run_jobs
 from m3video.video.scan import Unreadable, Video, scan_videos
 from m3video.video.shards import (
     INDEX,
+    MISTAKEN,
     Listed,
     check_remote,
     is_index,
@@ -297,8 +298,10 @@ def _walk(folder: Path) -> list[_Entry]:
         found.append(_Entry(path, video=Unreadable(path, closed_folder(error))))
 
     for parent, names in walk(folder, refused):
-        paths = (Path(parent, name) for name in names)
-        found.extend(_Entry(path) for path in paths if path.suffix.lower() in EXTENSIONS)
+        for path in (Path(parent, name) for name in names):
+            if path.suffix.lower() in EXTENSIONS:
+                mistaken = Unreadable(path, MISTAKEN) if member_of(path) else None
+                found.append(_Entry(path, video=mistaken))
     return sorted(found, key=lambda entry: entry.path)
 
 

@@ -232,7 +232,11 @@ def _write_shard(shard: _Shard) -> _Done:
     """Write a shard unless it is there; the videos in it, and those that are not."""
     reasons: dict[int, str] = {}
     if not shard.out.exists():
-        with written_whole(shard.out, shared=True) as aside, tarfile.open(aside, "w") as tar:
+        with (
+            written_whole(shard.out, shared=True) as aside,
+            # GNU's headers have room for a size of 8 GiB and more, those of POSIX do not.
+            tarfile.open(aside, "w", format=tarfile.GNU_FORMAT) as tar,
+        ):
             for packed in shard.videos:
                 try:
                     _add(tar, packed)

@@ -38,13 +38,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from m3video.errors import VideoError
-from m3video.patience import progress, unlimited
+from m3video.patience import progress
 from m3video.video.opening import TOO_LARGE, open_video
 from m3video.video.orientation import Turn
 from m3video.video.packets import PacketScan, average_rate, reason, scan_packets
 from m3video.video.shards import read_video
 from m3video.video.walk import is_remote
-from m3video.video.watch import reading
+from m3video.video.watch import reading, waiting
 
 # Frames stored out of order lie at most this far apart (H.264 and HEVC). So many before the first
 # wanted one are decoded in full, to see that the order is as promised; and when the next keyframe
@@ -71,6 +71,7 @@ class VideoReader:
 
     Raises:
         VideoError: the file cannot be opened, or holds no video frame.
+        UnreachableError: its server does not answer.
     """
 
     def __init__(
@@ -84,8 +85,7 @@ class VideoReader:
         self.path = Path(path)
         self._threads = threads
         reading(self.path)
-        # Requests to servers have limits of their own.
-        with unlimited() if is_remote(self.path) else nullcontext():
+        with waiting(self.path) if is_remote(self.path) else nullcontext():
             self._data = read_video(self.path)  # of a video in a shard
         self._reformatter = VideoReformatter()
         self._open()

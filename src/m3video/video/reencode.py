@@ -169,6 +169,7 @@ def copy_name(path: Path, root: Path) -> str:
         whole, above = Path(absolute(path)), absolute(root)
         inside = whole.is_relative_to(above)
         name = clean_name((whole.relative_to(above) if inside else whole).as_posix())
+    name = name.replace(".tar::", ".tar__")  # a copy is no place in a shard
     return name if name.endswith(".mp4") else f"{name}.mp4"
 
 

@@ -6,6 +6,9 @@
   shard is touched.
 - A shard may lie at http, https or s3; each video is then one request for its bytes. `Path` makes
   `http:/` of `http://`, and `url` undoes it.
+- A server that does not answer says nothing about its videos: requests are made again for minutes
+  (`patience.outage`), and then the verb ends, to be called again. Only what a server answers is a
+  video's fault.
 - The tar header before the bytes is read with them and must tell their size: an index of other
   shards is found out. Nothing is ever written under a name that a tar gives.
 """
@@ -13,18 +16,22 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import re
 import stat
 import tarfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from m3video.errors import ConfigError, ManifestError, VideoError
-from m3video.video.walk import is_remote, url
+from m3video.errors import ConfigError, ManifestError, UnreachableError, VideoError
+from m3video.patience import outage_seconds
+from m3video.video.walk import is_remote, rooted, url
 
 INDEX = "index.csv"
 """The manifest of a folder of shards."""
@@ -32,11 +39,16 @@ _VIDEO = re.compile(
     r"(?P<shard>.+?\.tar)::(?P<offset>\d{1,15})\+(?P<size>\d{1,15})::(?P<name>.+)", re.DOTALL
 )
 _PLACE = re.compile(rb"\.tar::\d+\+\d+::")
+MISTAKEN = "its name reads as a place in a shard; rename it"
+"""Why a file of a folder is not opened: what its name points at would be, in its stead."""
 _KEY = re.compile(r"((?:.*/)?[^./][^.]*)\.(.*)", re.DOTALL)  # what members of a sample share
 _LARGEST = 10**15  # bytes of a member; its digits are those that `_VIDEO` reads
+_EXTENDED_BYTES = 2**14  # before a member's header that are searched for its size
 _FACTS_BYTES = 2**20  # of a member .cls or .json that is read
 _PATIENCE = 30.0  # seconds without a byte from a server
-_WAITS = (1.0, 4.0)  # seconds before a request that failed is made again
+_WAITS = (1.0, 30.0)  # seconds before a request is made again: the first time, and at most
+_OUTAGE_AT_FIRST = 5.0  # seconds that a server may be away whose name may be a slip of the pen
+_PASSING = frozenset({408, 425, 429})  # HTTP's answers that pass; so do those from 500 on
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ def read_video(path: Path) -> bytes | None:
 
     Raises:
         VideoError: they cannot be read, or are not those of one video.
+        UnreachableError: their server does not answer.
     """
     member = member_of(path)
     if member is None:
@@ -87,21 +100,57 @@ def read_video(path: Path) -> bytes | None:
         raise VideoError(f"{path}: its offset is none of a tar")
     try:
         data = fetch(member.shard, start, end)
-        header = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+        known = len(data) == end - start and _says_size(member, data[: tarfile.BLOCKSIZE])
     except OSError as error:
         raise VideoError(f"{path}: {error.strerror or error}") from error
-    except tarfile.HeaderError:
-        header = tarfile.TarInfo()
-    if header.size != member.size or len(data) != end - start:
+    if not known:
         raise VideoError(f"{path}: the shard is not the one that was indexed; index it again")
     return data[tarfile.BLOCKSIZE :]
 
 
-def fetch(path: Path, start: int = 0, end: int | None = None) -> bytes:
+def _says_size(member: Member, header: bytes) -> bool:
+    """Whether the headers before a video tell its size.
+
+    A size that the last header has no room for stands in an extended one before that.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    try:
+        if tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size == member.size:
+            return True
+    except tarfile.HeaderError:
+        return False
+    end = member.offset - tarfile.BLOCKSIZE
+    before = fetch(member.shard, max(end - _EXTENDED_BYTES, 0), end) if end else b""
+    for start in range(len(before) - 2 * tarfile.BLOCKSIZE, -1, -tarfile.BLOCKSIZE):
+        if before[start + 156 : start + 157] not in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+            continue
+        headers = before[start:] + header
+        with (
+            suppress(Exception),  # as in `list_shard`
+            tarfile.open(fileobj=io.BytesIO(headers), mode="r:") as tar,
+        ):
+            found = tar.next()
+            if found is not None and found.offset_data == len(headers):
+                return found.pax_headers.get("size") == str(member.size)
+    return False
+
+
+def fetch(
+    path: Path, start: int = 0, end: int | None = None, *, seconds: float | None = None
+) -> bytes:
     """Bytes of a file or a URL, from `start` to before `end` or to where it ends.
+
+    Args:
+        path: the file or URL.
+        start: the first byte.
+        end: the one after the last; None: all.
+        seconds: that a server may be away; None: as `patience.outage` says.
 
     Raises:
         OSError: it cannot be read.
+        UnreachableError: its server does not answer.
         ConfigError: what reads URLs is not installed.
     """
     if not is_remote(path):
@@ -112,17 +161,54 @@ def fetch(path: Path, start: int = 0, end: int | None = None) -> bytes:
             file.seek(min(start, end))
             return file.read(max(end - start, 0))
     files, address = _filesystem(path), url(path)
-    for wait in (*_WAITS, None):
+    limit = outage_seconds() if seconds is None else seconds
+    began, (wait, longest) = time.monotonic(), _WAITS
+    while True:
         try:
             return bytes(files.cat_file(address, start=start or None, end=end))
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # each protocol's library has errors of its own
-            if wait is None:
-                told = " ".join(str(error).split()) or type(error).__name__
-                raise OSError(f"cannot be fetched: {told}") from error
-            time.sleep(wait)
-    raise AssertionError
+            if not _passes(error):
+                raise OSError(f"cannot be fetched: {_told(error)}") from error
+            if time.monotonic() + wait - began > limit:
+                raise _unreachable(path, error, limit) from error
+        time.sleep(wait)
+        wait = min(2 * wait, longest)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a request failed for its server or the way there, and not for what was asked for."""
+    error = _cause(error)
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
+    if isinstance(error, FileNotFoundError | PermissionError | ValueError | TypeError):
+        return False
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:  # s3fs: no such part of a file
+        return False
+    return "Credentials" not in type(error).__name__
+
+
+def _cause(error: Exception) -> Exception:
+    """fsspec calls every failure of HTTP a missing file where it asks for a size."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
+        http = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+        return cause if http else error
+    return error
+
+
+def _told(error: Exception) -> str:
+    error = _cause(error)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unreachable(path: Path, error: Exception, seconds: float) -> UnreachableError:
+    return UnreachableError(
+        f"{url(path)}: cannot be fetched{f', for {seconds:g} s now' if seconds else ''}: "
+        f"{_told(error)}; no video is at fault: go on when its server answers"
+    )
 
 
 def _check_regular(path: Path) -> None:
@@ -162,10 +248,12 @@ def read_index(source: Path) -> tuple[Path, str]:
 
     Raises:
         ManifestError: there is none.
+        UnreachableError: the server does not answer.
     """
     path = source if source.suffix.lower() == ".csv" else source / INDEX
     try:
-        return path, fetch(path).decode("utf-8-sig", errors="surrogateescape")
+        text = fetch(path, seconds=_OUTAGE_AT_FIRST)
+        return path, text.decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise ManifestError(
             f"{url(path)}: {error.strerror or error}; a URL must be that of a folder of shards "
@@ -178,6 +266,7 @@ def check_remote(paths: Iterable[Path]) -> None:
 
     Raises:
         ManifestError: it does, or the shard cannot be read.
+        UnreachableError: it does not answer.
     """
     shard = next((place.shard for place in map(member_of, paths) if place is not None), None)
     if shard is None or not is_remote(shard):
@@ -192,8 +281,9 @@ def check_remote(paths: Iterable[Path]) -> None:
             "use another server, s3, or a copy on a disk"
         ) from None
     except Exception as error:  # each protocol's library has errors of its own
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise ManifestError(f"{url(shard)}: cannot be fetched: {told}") from error
+        if _passes(error):
+            raise _unreachable(shard, error, 0) from error
+        raise ManifestError(f"{url(shard)}: cannot be fetched: {_told(error)}") from error
 
 
 @dataclass
@@ -216,9 +306,9 @@ def is_index(path: Path) -> bool:
 def shards_in(source: Path) -> list[Path]:
     """The tars of a folder, by name, or the tar itself; none of anything else."""
     if source.suffix == ".tar":
-        return [source]
+        return [rooted(source)]
     names = sorted(source.glob("*.tar")) if source.is_dir() else []
-    return [path for path in names if not path.name.startswith(".")]
+    return [rooted(path) for path in names if not path.name.startswith(".")]
 
 
 def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str | None]:
@@ -231,6 +321,8 @@ def list_shard(shard: Path, endings: frozenset[str]) -> tuple[list[Listed], str 
         shard: the tar; compressed ones are not understood.
         endings: of videos, in lower case.
     """
+    if member_of(shard) is not None:
+        return [], MISTAKEN
     videos: list[tuple[str, Listed]] = []
     facts: dict[str, dict[str, str]] = {}
     reason = None

@@ -13,7 +13,8 @@ _REMOTE = re.compile(r"(https?|s3):/+")
 def walk(folder: Path, refused: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
     """Every folder from this one down, and the names of its files, in the order of the disk.
 
-    Hidden files and folders are left out; linked folders are followed, once each.
+    Hidden files and folders are left out; linked folders are followed, once each. A folder whose
+    files would be taken for URLs is given as an absolute path.
 
     Args:
         folder: where to begin.
@@ -27,7 +28,8 @@ def walk(folder: Path, refused: Callable[[OSError], None]) -> Iterator[tuple[str
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield parent, [name for name in names if not name.startswith(".")]
+        place = Path.cwd() / parent if is_remote(Path(parent, "file")) else parent
+        yield str(place), [name for name in names if not name.startswith(".")]
 
 
 def absolute(path: str | Path) -> str:
@@ -47,16 +49,25 @@ def url(path: Path) -> str:
     return _REMOTE.sub(r"\1://", str(path), count=1)
 
 
+def rooted(path: Path) -> Path:
+    """A local path, absolute where it would be taken for a URL: `Path` drops the `./` before it."""
+    return Path.cwd() / path if is_remote(path) else path
+
+
 def located(folder: Path, name: str) -> Path:
     """What a list in a folder calls `name`: relative to the folder, absolute or a URL."""
-    return Path(name) if is_remote(name) else folder / name
+    if is_remote(name):
+        return Path(name)
+    return folder / name if is_remote(folder) else rooted(folder / name)
 
 
 def path_in_csv(path: Path, folder: Path) -> str:
     """How a CSV in a resolved folder names a file: relative if below it, else absolute or a URL."""
     if is_remote(path):
         return url(path)
-    return absolute(path).removeprefix(f"{str(folder).rstrip(os.sep)}{os.sep}")
+    whole = absolute(path)
+    inside = whole.removeprefix(f"{str(folder).rstrip(os.sep)}{os.sep}")
+    return whole if is_remote(inside) else inside
 
 
 def shown(name: str) -> str:

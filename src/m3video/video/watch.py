@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -28,7 +29,14 @@ from typing import Any, Self, cast
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from m3video.errors import RunFailedError, VideoError
+from m3video.errors import (
+    ConfigError,
+    M3VideoError,
+    RunFailedError,
+    UnreachableError,
+    VideoError,
+)
+from m3video.patience import outage, unlimited
 
 STALL_SECONDS = 600.0
 """How long a batch may be waited for."""
@@ -87,6 +95,16 @@ def reading(path: Path) -> None:
         begin(str(path))
 
 
+@contextmanager
+def waiting(path: Path) -> Iterator[None]:
+    """In here a file's server is waited for: that has limits of its own, and condemns no file."""
+    note = _begin.get() or str
+    note("")
+    with unlimited():
+        yield
+    note(str(path))
+
+
 def lost(unreadable: Mapping[str, str]) -> dict[str, str]:
     """Those of the unreadable files (path → reason) that have cost a worker."""
     return {
@@ -101,10 +119,18 @@ class Watched(Dataset[Any]):
         items: the items by key.
         notes: one for each worker, in memory that they share with the training process.
         refused: files that have cost a worker.
+        stall_seconds: how long a batch may be waited for; a server may be away for half of it, so
+            that this is told before.
     """
 
-    def __init__(self, items: Dataset[Any], notes: Any, refused: Iterable[Loss]) -> None:
-        self._items = items
+    def __init__(
+        self,
+        items: Dataset[Any],
+        notes: Any,
+        refused: Iterable[Loss],
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
+        self._items, self._stall_seconds = items, stall_seconds
         self._notes = notes
         self._refused = {loss.path: loss for loss in refused}
 
@@ -124,7 +150,8 @@ class Watched(Dataset[Any]):
 
         before = _begin.set(begin)
         try:
-            return self._items[key]
+            with outage(self._stall_seconds / 2):
+                return self._items[key]
         finally:
             _begin.reset(before)
             note.path = b""
@@ -177,7 +204,7 @@ class WatchedBatches(Iterable[Any]):
         refused = [Loss(path, due, reason) for path, reason in self._refused.items()]
         while True:
             notes = multiprocessing.RawArray(_Note, max(self._workers, 1))
-            items = Watched(self._items, notes, refused)
+            items = Watched(self._items, notes, refused, self._stall_seconds)
             loader = self._load(items, _Numbered(self._keys(due), due))
             with _Watchdog(notes, self._workers, self._stall_seconds) as watchdog:
                 try:
@@ -240,6 +267,7 @@ class _Watchdog:
 
         Raises:
             _WorkersEndedError: a worker died or was ended.
+            ConfigError, VideoError, UnreachableError: what a worker raised, without its traceback.
         """
         iterator = iter(loader)
         self._processes = getattr(iterator, "_workers", ())
@@ -253,6 +281,9 @@ class _Watchdog:
             except StopIteration:
                 self._since = None
                 return
+            except (ConfigError, VideoError, UnreachableError) as error:
+                self._since = None
+                raise _without_traceback(error) from error
             except (RuntimeError, ConnectionError, EOFError) as error:
                 # Killed while it handed a batch over, a worker leaves a broken connection behind.
                 self._since = None
@@ -350,6 +381,13 @@ class _Watchdog:
         for number, process in enumerate(self._processes):
             if self._verdict or number in reads:
                 process.kill()
+
+
+def _without_traceback(error: M3VideoError) -> M3VideoError:
+    """The error of a data worker, to whose message torch adds where it was raised."""
+    kind = type(error)
+    message = str(error).strip().splitlines()[-1]
+    return kind(message.removeprefix(f"m3video.errors.{kind.__name__}: "))
 
 
 def _rank() -> str:

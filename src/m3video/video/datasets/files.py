@@ -12,6 +12,7 @@ from m3video.errors import ManifestError
 from m3video.video.datasets.annotation import Annotated, without_ending
 from m3video.video.manifest import EXTENSIONS, closed_folder
 from m3video.video.scan import Unreadable
+from m3video.video.shards import MISTAKEN, member_of
 from m3video.video.walk import walk
 
 _PICTURES = frozenset({".jpg", ".jpeg", ".png"})
@@ -25,7 +26,7 @@ class Files:
     by_name: dict[str, list[str]]
     """Name without folder and ending → paths."""
     closed: tuple[Unreadable, ...]
-    """Folders that cannot be opened."""
+    """Folders that cannot be opened, and files that are not to be."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,13 @@ def find_files(folder: Path) -> Files:
     for parent, names in walk(folder, refused):
         for name in names:
             ending = f".{name.rpartition('.')[2].lower()}"  # a Path a file is slow
-            if ending in EXTENSIONS:
-                by_name.setdefault(without_ending(name), []).append(f"{parent}{os.sep}{name}")
+            path = f"{parent}{os.sep}{name}"
+            if ending in EXTENSIONS and ".tar::" in path and member_of(Path(path)):
+                closed.append(Unreadable(Path(path), MISTAKEN))
+            elif ending in EXTENSIONS:
+                by_name.setdefault(without_ending(name), []).append(path)
             elif ending in _PICTURES:
-                pictures.append(f"{parent}{os.sep}{name}")
+                pictures.append(path)
                 break
         if len(pictures) >= _FOLDERS_OF_PICTURES and not by_name:
             break
