@@ -63,7 +63,8 @@ _Place = tuple[int, Unreadable]
 class Manifest:
     """The videos of a source in its order, and those that could not be read.
 
-    Any sequence of videos may be given; it is kept in columns.
+    Any sequence of videos may be given; it is kept in columns. A video that these give is made for
+    who asks: to write to its `extra` changes nothing here.
     """
 
     videos: Sequence[Video]
