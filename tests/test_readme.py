@@ -2,7 +2,8 @@
 
 Shell blocks marked `bash` run as they stand, in order, in one folder that has `videos` and
 `labelled`; some verbs get a few settings more, so that minutes become seconds. `make` commands are
-checked by make itself without being run: they run this very suite.
+checked by make itself without being run: they run this very suite. Blocks marked `sh` want
+machines that are not here.
 """
 
 from __future__ import annotations

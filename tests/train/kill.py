@@ -26,7 +26,7 @@ from m3video.train.pretrain import pretrain
 from m3video.train.run import MetricsLog
 
 EVENT = "event"
-FSYNC = "m3video.model.checkpoint:os.fsync"
+FSYNC = "m3video.whole:os.fsync"
 
 
 def arm_event(count: int, counts: dict[str, int]) -> None:

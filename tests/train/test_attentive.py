@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from m3video.train.evaluate import evaluate_features
 from m3video.train.features import Features, extract_features
 from m3video.train.linear import GridPoint
 from m3video.train.probe import format_result, probe, probe_metadata
-from m3video.train.tokens import open_tokens, pack_tokens
+from m3video.train.tokens import check_room, open_tokens, pack_tokens
+from m3video.train.world import World
 from m3video.video.augment import normalise
 from m3video.video.loader import make_eval_loader
 from m3video.video.moving_shapes import MovingShapes
@@ -215,6 +218,19 @@ def test_a_full_disk_is_refused_before_anything_is_computed(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"keeps 2\d{6}\.\d GB of tokens"), room:
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("processes", "needed"), [(1, 160), (3, 256)])
+def test_room_is_looked_for_for_the_files_of_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, needed: int
+) -> None:
+    """Ten clips of 16 bytes: rank 0 collects all, the others have three each until then."""
+    world = World(0, processes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed))
+    check_room(tmp_path, 10, (4, 2), world)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed - 1))
+    with pytest.raises(ConfigError, match="are free"):
+        check_room(tmp_path, 10, (4, 2), world)
 
 
 def test_moving_shapes_by_all_three_kinds(tmp_path: Path) -> None:

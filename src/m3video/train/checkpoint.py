@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from m3video.errors import CheckpointError
 from m3video.model.checkpoint import load_weights, read_json, read_tensors, write_tensors
 from m3video.train.optim import load_state_by_name, state_by_name
+from m3video.train.run import writing
 from m3video.train.sharded import ShardedWriter, load_sharded, read_sharded
 from m3video.train.world import World
 from m3video.whole import sync, write_json, written_whole
@@ -148,13 +149,8 @@ class Checkpoints:
         Args:
             wait: until it is.
         """
-        if self._writer is None:
-            return
-        done = self._writer.done(wait=wait)
-        if wait:
-            self._world.first(lambda: self._appear() if done else None)
-        elif done and self._world.main:
-            self._appear()
+        if self._writer is not None and self._writer.done(wait=wait):
+            self._world.first(self._appear)
 
     def _save_whole(self, state: TrainState) -> None:
         save_checkpoint(
@@ -168,11 +164,12 @@ class Checkpoints:
 
     def _appear(self) -> None:
         step = self._begun["step"]
-        write_json(self._aside(step) / STATE, self._begun)
         place = self._folder / f"step-{step}"
-        self._aside(step).replace(place)
-        sync(self._folder)
-        _keep_newest(self._folder, self._last, place, self._keep)
+        with writing(place):
+            write_json(self._aside(step) / STATE, self._begun)
+            self._aside(step).replace(place)
+            sync(self._folder)
+            _keep_newest(self._folder, self._last, place, self._keep)
 
     def _aside(self, step: int) -> Path:
         return self._folder / f".step-{step}.partial"

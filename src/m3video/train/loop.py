@@ -15,11 +15,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn, optim
+from torch import Tensor
 
 from m3video.errors import (
     DivergedError,
@@ -38,27 +37,10 @@ from m3video.train.optim import Schedule, steps_per_epoch, total_steps
 from m3video.train.prefetch import prefetch
 from m3video.train.progress import Clock, Display, say
 from m3video.train.run import MetricsLog, RunConfig, RunDirectory, writing
-from m3video.train.update import StepResult, Taken
+from m3video.train.update import StepResult, Steps, Taken
 from m3video.train.world import ALONE, World, told
 from m3video.video.loader import Clips, make_loader
 from m3video.video.watch import lost
-
-
-class Steps(Protocol):
-    """How a model takes a step; `model` and `optimizer` are what a checkpoint holds."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def optimizer(self) -> optim.Optimizer: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def step(self, clips: Clips, number: int, rate: float) -> StepResult:
-        """Train on a batch; leave the model alone if loss or gradient is not finite."""
-        ...
 
 
 class Loop:
@@ -199,7 +181,7 @@ class Loop:
                 self.checkpoints.appear()
                 # Weights that the next loss is not finite with must not take a good one's place.
                 if state.step == self.steps or stop or (due and result.finite):
-                    self.world.first(lambda: None if log is None else log.sync())
+                    self.world.first(lambda: self._sync(log))
                     self.save(last=stop or state.step == self.steps)
                     due, mark = False, time.perf_counter()
                 if stop and state.step < self.steps:
@@ -225,6 +207,13 @@ class Loop:
             if self.world.size == 1:
                 raise
             self._failed = error
+
+    def _sync(self, log: MetricsLog | None) -> None:
+        """Have what was measured on the disk, before a checkpoint that says it is."""
+        if self._failed is not None:
+            raise self._failed
+        if log is not None:
+            log.sync()
 
     def _read(self, log: MetricsLog | None, display: Display, left: int) -> None:
         """Read what steps measured, but for the last `left`: these may still be under way."""

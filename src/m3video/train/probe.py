@@ -94,7 +94,7 @@ def _video_result(
     encoder: VisionTransformer, config: ProbeConfig, device: torch.device, world: World
 ) -> dict[str, Any]:
     manifest = world.first(lambda: probe_manifest(config))
-    with _token_file(encoder, len(manifest.videos) * config.segments, config) as keep:
+    with _token_file(encoder, len(manifest.videos) * config.segments, config, world) as keep:
         features = _video_features(encoder, manifest, config, keep, device, world)
         videos = [manifest.videos[i] for i in features.videos.tolist()]
         splits = _splits(videos, features.labels, config)
@@ -110,14 +110,15 @@ def _video_result(
 
 @contextmanager
 def _token_file(
-    encoder: VisionTransformer, clips: int, config: ProbeConfig
+    encoder: VisionTransformer, clips: int, config: ProbeConfig, world: World
 ) -> Iterator[TokenFile | None]:
     """A file for the tokens of all clips, beside the result; None where no probe reads them."""
     if "attentive" not in config.kinds:
         yield None
         return
     shape = encoder.clip.token_count, encoder.width
-    with open_tokens(_result_path(config).parent, clips=clips, shape=shape) as keep:
+    folder = _result_path(config).parent
+    with open_tokens(folder, clips=clips, shape=shape, world=world) as keep:
         yield keep
 
 
@@ -280,7 +281,7 @@ def probe_shapes(
         device: where the encoder runs.
         world: the processes that the clips are dealt out to.
     """
-    with _token_file(encoder, sum(map(len, (train, *tests))), config) as keep:
+    with _token_file(encoder, sum(map(len, (train, *tests))), config, world) as keep:
         parts = [
             extract_features(
                 encoder,

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from m3video.errors import CheckpointError, LostProcessError, RunFailedError
+from m3video.errors import CheckpointError, LostProcessError, NotWrittenError
 from m3video.train.optim import load_state_by_name, state_by_name
 from m3video.train.world import World, is_lost
 
@@ -46,6 +46,7 @@ class ShardedWriter:
         self._world = world
         # Its messages come from another thread, and must not mix with those of the step.
         self._group = dist.new_group(backend="gloo")
+        self._folder = Path()
         self._writing: Future[Any] | None = None
 
     def begin(self, folder: Path, model: nn.Module, optimizer: optim.Optimizer) -> None:
@@ -61,16 +62,19 @@ class ShardedWriter:
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         saving = async_save(tensors, storage_writer=writer, process_group=self._group)
         assert isinstance(saving, Future)
-        self._writing = saving
+        self._folder, self._writing = folder, saving
 
     def done(self, *, wait: bool) -> bool:
-        """Whether what was begun has just been written, by all processes.
+        """Whether what was begun has just been written; all processes get the same answer.
 
         Raises:
-            RunFailedError: it could not be written.
-            LostProcessError: as another process has ended.
+            NotWrittenError: it could not be written, by any of them.
+            LostProcessError: another process has ended.
         """
-        if self._writing is None or not (wait or self._writing.done()):
+        if self._writing is None:
+            return False
+        # They do not hear of it at the same moment, and must go on or fail at the same step.
+        if not wait and self._world.agree(not self._writing.done())[0]:
             return False
         writing, self._writing = self._writing, None
         try:
@@ -78,11 +82,7 @@ class ShardedWriter:
         except (CheckpointException, OSError, RuntimeError) as error:
             if is_lost(error):
                 raise LostProcessError(f"another process of the run has ended: {error}") from error
-            reason = " ".join(str(error).split())
-            raise RunFailedError(
-                f"a checkpoint cannot be written: {reason}; the one before it stands, go on from "
-                "it with --resume"
-            ) from error
+            raise NotWrittenError(f"{self._folder}: cannot be written: {_reason(error)}") from error
         return True
 
 
@@ -132,7 +132,7 @@ def _shapes(place: Path) -> dict[str, torch.Size]:
     try:
         found = HuggingFaceStorageReader(str(place)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{place}: cannot be read: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{place}: cannot be read: {_reason(error)}") from error
     return {
         key: entry.size for key, entry in found.items() if isinstance(entry, TensorStorageMetadata)
     }
@@ -143,4 +143,11 @@ def _read(place: Path, tensors: dict[str, Tensor], *, alone: bool = False) -> No
     try:
         load(tensors, storage_reader=reader, no_dist=alone or not dist.is_initialized())
     except (CheckpointException, OSError, SafetensorError) as error:
-        raise CheckpointError(f"{place}: cannot be read: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{place}: cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """In one line; torch's error holds those of the processes, and says where each was raised."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return " ".join(str(error).split())

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from m3video.errors import ConfigError
-from m3video.train.world import World
+from m3video.train.world import ALONE, World
 
 COLLECTED = 64
 """Clips that travel from one process to another at a time."""
@@ -71,18 +71,35 @@ class TokenFile:
 
 
 @contextmanager
-def open_tokens(folder: Path, *, clips: int, shape: tuple[int, int]) -> Iterator[TokenFile]:
+def open_tokens(
+    folder: Path, *, clips: int, shape: tuple[int, int], world: World = ALONE
+) -> Iterator[TokenFile]:
     """A file for the tokens of clips, in a folder where it has no name.
 
     Args:
         folder: tells the disk.
-        clips: how many will come.
+        clips: how many will come, to all processes together.
         shape: N and D of a clip.
+        world: the processes, each of which opens its own file there.
 
     Raises:
         ConfigError: the disk has no room for them.
     """
-    needed = 2 * clips * shape[0] * shape[1]
+    # Rank 0 looks for all, before any of them writes.
+    world.first(lambda: check_room(folder, clips, shape, world))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        yield TokenFile(file, shape)
+
+
+def check_room(folder: Path, clips: int, shape: tuple[int, int], world: World) -> None:
+    """Rank 0 will have the tokens of all clips, each other process those of its part.
+
+    Raises:
+        ConfigError: the disk has no room for all these files.
+    """
+    others = clips - len(world.deal(range(clips)))
+    needed = 2 * (clips + others) * shape[0] * shape[1]
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -91,8 +108,6 @@ def open_tokens(folder: Path, *, clips: int, shape: tuple[int, int]) -> Iterator
             f"runs, and {free / 1e9:.1f} GB are free; write --out to another disk, or use fewer "
             "--segments"
         )
-    with tempfile.TemporaryFile(dir=folder) as file:
-        yield TokenFile(file, shape)
 
 
 def pack_tokens(tokens: Tensor) -> NDArray[np.float16]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn, optim
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from m3video.video.loader import Clips
 
 
 class StepResult:
@@ -67,6 +70,23 @@ class StepResult:
     def finite(self) -> bool:
         """Whether the step was taken: loss and gradient are finite."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Steps(Protocol):
+    """How a model takes a step; `model` and `optimizer` are what a checkpoint holds."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def optimizer(self) -> optim.Optimizer: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def step(self, clips: Clips, number: int, rate: float) -> StepResult:
+        """Train on a batch; leave the model alone if loss or gradient is not finite."""
+        ...
 
 
 @dataclass(frozen=True)
