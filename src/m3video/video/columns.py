@@ -3,8 +3,8 @@
 A `Video` is some ten Python objects, of 1.5 kB together. Every process of a run holds its manifest,
 and to read an object is to write its count of references: a data worker that is forked soon has
 most of the manifest's pages to itself. With a million videos, 8 processes and 16 data workers each
-that would be more than 100 GB. Arrays are read without being written to, so workers share them; a `Video` is made
-when one is asked for.
+that would be more than 100 GB. Arrays are read without being written to, so workers share them; a
+`Video` is made when one is asked for.
 """
 
 from __future__ import annotations
