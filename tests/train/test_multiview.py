@@ -15,6 +15,7 @@ from m3video.errors import CheckpointError, ConfigError
 from m3video.model.checkpoint import save_model
 from m3video.model.classifier import Classifier
 from m3video.model.vit import VisionTransformer
+from m3video.train.labelled_videos import with_split
 from m3video.train.multiview import evaluate, format_evaluation
 from m3video.video.augment import normalise
 from m3video.video.manifest import Manifest, load_manifest, write_manifest
@@ -112,9 +113,8 @@ def test_a_video_that_cannot_be_read_is_left_out_and_listed(
 
 def write_splits(folder: Path, path: Path, splits: list[str]) -> Path:
     manifest = load_manifest(folder, labels_from_folders=True)
-    for video, split in zip(manifest.videos, splits, strict=True):
-        video.extra["split"] = split
-    write_manifest(manifest, path)
+    pairs = zip(manifest.videos, splits, strict=True)
+    write_manifest(Manifest(tuple(with_split(video, split) for video, split in pairs)), path)
     return path
 
 

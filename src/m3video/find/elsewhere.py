@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -37,7 +38,7 @@ class _Range:
 
     first: int
     last: int
-    videos: tuple[Video, ...]
+    videos: Sequence[Video]
     """Those that the units are of."""
     before: int
     """Units of the videos before these."""
@@ -60,7 +61,7 @@ def compute_elsewhere(
     for first, last in pairwise(ends):
         if not parts.has(first, last):
             start, stop = windows.video_of(first), windows.video_of(last - 1) + 1
-            videos, before = tuple(windows.videos[start:stop]), windows.first_of(start)
+            videos, before = windows.videos[start:stop], windows.first_of(start)
             folder = Path(absolute(parts.folder))
             ranges.append(_Range(first, last, videos, before, config, folder))
     failed = run_jobs(

@@ -14,7 +14,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +38,7 @@ from m3video.model.checkpoint import WEIGHTS, load_encoder, model_folder
 from m3video.model.vit import VisionTransformer
 from m3video.train.interrupt import Interrupt
 from m3video.train.step import choose_device
+from m3video.video.columns import Videos
 from m3video.video.loader import make_eval_loader
 from m3video.video.manifest import Manifest, Unreadable, Video, load_manifest
 from m3video.video.walk import absolute
@@ -164,18 +165,21 @@ def _scan(config: EmbedConfig) -> Manifest:
         progress=True,
         engine=config.engine,
     )
-    videos: list[Video] = []
     unreadable = [Unreadable(Path(absolute(e.path)), e.reason) for e in found.unreadable]
-    for video in found.videos:
-        path = Path(absolute(video.path))
-        try:
-            f"{path}{video.label}".encode()
-        except UnicodeEncodeError:
-            reason = "its name or label is not UTF-8, and a features file holds nothing else"
-            unreadable.append(Unreadable(path, reason))
-            continue
-        videos.append(replace(video, path=path, extra={}))
-    return Manifest(tuple(videos), tuple(unreadable))
+
+    def named() -> Iterator[Video]:
+        for video in found.videos:
+            path = Path(absolute(video.path))
+            try:
+                f"{path}{video.label}".encode()
+            except UnicodeEncodeError:
+                reason = "its name or label is not UTF-8, and a features file holds nothing else"
+                unreadable.append(Unreadable(path, reason))
+                continue
+            yield replace(video, path=path, extra={})
+
+    videos = Videos(named())
+    return Manifest(videos, tuple(unreadable))
 
 
 def _compute(

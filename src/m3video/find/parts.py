@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from m3video.errors import ConfigError
 from m3video.model.checkpoint import read_json
+from m3video.video.columns import Videos
 from m3video.video.manifest import Manifest, Unreadable, Video
 from m3video.whole import write_json, written_whole
 
@@ -75,7 +76,7 @@ class Parts:
             kept = read_json(path)
             same_job(self._job, kept["job"], self.folder, "use another --out, or remove the folder")
             return Manifest(
-                tuple(Video(**{**v, "path": Path(v["path"])}) for v in kept["videos"]),
+                Videos(Video(**{**v, "path": Path(v["path"])}) for v in kept["videos"]),
                 tuple(Unreadable(Path(name), reason) for name, reason in kept["unreadable"]),
             )
         self._check_ours()

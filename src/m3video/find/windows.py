@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Windows:
         self.each = config.segments if config.per == "video" else 1
         """Windows of a unit."""
         counts = (1 if config.per == "video" else len(self._starts(video)) for video in videos)
-        self._ends = list(accumulate(counts))
+        self._ends = array("q", accumulate(counts))  # data workers share it as it is not written
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from m3video.video.columns import Videos
 from m3video.video.loader import Clips, ClipSource, Prepare
 from m3video.video.manifest import Manifest
 from m3video.video.walk import absolute as whole_path
@@ -38,7 +39,7 @@ class Data:
 def absolute(manifest: Manifest) -> Manifest:
     """Paths as they are from anywhere: a resumed run must know an unreadable video again."""
     return Manifest(
-        tuple(replace(video, path=Path(whole_path(video.path))) for video in manifest.videos),
+        Videos(replace(video, path=Path(whole_path(video.path))) for video in manifest.videos),
         tuple(replace(entry, path=Path(whole_path(entry.path))) for entry in manifest.unreadable),
     )
 

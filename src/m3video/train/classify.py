@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,7 +184,8 @@ def _open_data(
         _augment(config, labels, console),
         config.augment.repeats,
     )
-    counts = tuple(sum(video.label == label for video in videos) for label in labels)
+    counted = Counter(video.label for video in videos)
+    counts = tuple(counted[label] for label in labels)
     return LabelledSets(train, labels, counts, tests, manifest)
 
 

@@ -6,7 +6,7 @@ Without the column all videos are trained on, unless a share is held out (as `va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,7 @@ from m3video.config import EvaluateConfig, FinetuneConfig
 from m3video.errors import ConfigError
 from m3video.train.batches import absolute
 from m3video.train.progress import say
+from m3video.video.columns import Videos
 from m3video.video.manifest import Manifest, Video, load_manifest
 
 SPLITS = ("train", "val", "test")
@@ -66,12 +67,14 @@ def hold_out(manifest: Manifest, share: float, seed: int) -> Manifest:
     """
     generator = torch.Generator().manual_seed(seed)
     splits = {}
-    for label in (*manifest.labels, None):
-        rows = [n for n, video in enumerate(manifest.videos) if video.label == label]
+    by_label: dict[str | None, list[int]] = {label: [] for label in (*manifest.labels, None)}
+    for number, video in enumerate(manifest.videos):
+        by_label[video.label].append(number)
+    for rows in by_label.values():
         order = [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
         kept = max(len(rows) - round(share * len(rows)), min(len(rows), 1))
         splits.update({row: "train" if n < kept else "val" for n, row in enumerate(order)})
-    videos = tuple(with_split(video, splits[row]) for row, video in enumerate(manifest.videos))
+    videos = Videos(with_split(video, splits[row]) for row, video in enumerate(manifest.videos))
     return Manifest(videos, manifest.unreadable)
 
 
@@ -80,15 +83,29 @@ def with_split(video: Video, split: str) -> Video:
     return replace(video, extra={**video.extra, "split": split})
 
 
-def training_videos(manifest: Manifest, config: FinetuneConfig) -> tuple[Video, ...]:
+def training_videos(manifest: Manifest, config: FinetuneConfig) -> Videos:
     """The videos to train on: the first `config.labels` of each class of `train`.
 
     Raises:
         ConfigError: there are none, one has no label, or all have the same.
     """
+    chosen = Videos(_to_train_on(manifest, config))
+    if not chosen:
+        raise ConfigError(
+            f"{config.data}: no video that can be read has the split `train`; the column split "
+            "must name some, or leave the column out and use --val-share"
+        )
+    if len(chosen.labels) < 2:
+        raise ConfigError(
+            f"{config.data}: all videos to train on have the label {chosen[0].label!r}; there "
+            "must be two or more"
+        )
+    return chosen
+
+
+def _to_train_on(manifest: Manifest, config: FinetuneConfig) -> Iterator[Video]:
     split = "train" if any(split_of(video) for video in manifest.videos) else ""
     counts = dict.fromkeys(manifest.labels, 0)
-    chosen = []
     for video in manifest.videos:
         if split_of(video) != split:
             continue
@@ -96,18 +113,7 @@ def training_videos(manifest: Manifest, config: FinetuneConfig) -> tuple[Video, 
             raise ConfigError(f"{config.data}: {video.path} has no label, and is to be trained on")
         counts[video.label] += 1
         if config.labels is None or counts[video.label] <= config.labels:
-            chosen.append(video)
-    if not chosen:
-        raise ConfigError(
-            f"{config.data}: no video that can be read has the split `train`; the column split "
-            "must name some, or leave the column out and use --val-share"
-        )
-    if len({video.label for video in chosen}) < 2:
-        raise ConfigError(
-            f"{config.data}: all videos to train on have the label {chosen[0].label!r}; there "
-            "must be two or more"
-        )
-    return tuple(chosen)
+            yield video
 
 
 def never_trained(labels: Sequence[str], videos: Sequence[Video]) -> list[str]:
@@ -116,26 +122,27 @@ def never_trained(labels: Sequence[str], videos: Sequence[Video]) -> list[str]:
     return [label for label in labels if label not in known]
 
 
-def held_out(manifest: Manifest) -> tuple[str, tuple[Video, ...]]:
+def held_out(manifest: Manifest) -> tuple[str, Videos]:
     """The name of the split that is tested, and its videos with a label; "" where none is."""
     for split in ("test", "val"):
-        found = tuple(v for v in manifest.videos if split_of(v) == split and v.label is not None)
+        found = Videos(v for v in manifest.videos if split_of(v) == split and v.label is not None)
         if found:
             return split, found
-    return "", ()
+    return "", Videos()
 
 
 def tested_videos(
     manifest: Manifest, config: EvaluateConfig, labels: tuple[str, ...]
-) -> tuple[str, tuple[Video, ...]]:
+) -> tuple[str, Sequence[Video]]:
     """The split that `evaluate` tests and its videos.
 
     Raises:
         ConfigError: there are none, one has no label, or a label that the model does not know.
     """
-    split, videos = held_out(manifest) if config.split == "auto" else (config.split, ())
+    videos: Sequence[Video]
+    split, videos = held_out(manifest) if config.split == "auto" else (config.split, Videos())
     if split in SPLITS and not videos:
-        videos = tuple(video for video in manifest.videos if split_of(video) == split)
+        videos = Videos(video for video in manifest.videos if split_of(video) == split)
     if not videos and config.split in {"auto", "all"}:
         split, videos = "all", manifest.videos
     if not videos:

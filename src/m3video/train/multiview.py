@@ -121,7 +121,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def video_tests(
-    videos: tuple[Video, ...],
+    videos: Sequence[Video],
     labels: tuple[str, ...],
     clip: ClipConfig,
     *,

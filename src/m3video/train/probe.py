@@ -145,11 +145,11 @@ def probe_metadata(config: ProbeConfig) -> dict[str, Any]:
         As `probe`, less init and untrained; nothing is written.
     """
     manifest = _labelled_manifest(config)
-    videos = list(manifest.videos)
+    videos, labels = manifest.videos, manifest.labels
     known = [[video.width, video.height, video.frames, video.fps] for video in videos]
     features = Features(
         values=torch.tensor(known, dtype=torch.float32),
-        labels=torch.tensor([manifest.labels.index(str(video.label)) for video in videos]),
+        labels=torch.tensor([labels.index(str(video.label)) for video in videos]),
         videos=torch.arange(len(videos)),
         unreadable=[(str(entry.path), entry.reason) for entry in manifest.unreadable],
         groups=_groups(videos, config),
@@ -172,9 +172,10 @@ def probe_manifest(config: ProbeConfig) -> Manifest:
         ConfigError: no labels, or too few videos, groups or labels of a class.
     """
     manifest = _labelled_manifest(config)
-    known = torch.tensor([manifest.labels.index(str(video.label)) for video in manifest.videos])
-    planned = _splits(list(manifest.videos), known, config)
-    check_shots(known, planned, config.shots, manifest.labels)
+    labels = manifest.labels
+    known = torch.tensor([labels.index(str(video.label)) for video in manifest.videos])
+    planned = _splits(manifest.videos, known, config)
+    check_shots(known, planned, config.shots, labels)
     return manifest
 
 
@@ -229,7 +230,7 @@ def _video_features(
     )
 
 
-def _groups(videos: list[Video], config: ProbeConfig) -> list[str] | None:
+def _groups(videos: Sequence[Video], config: ProbeConfig) -> list[str] | None:
     if config.group is None:
         return None
     if any(config.group not in video.extra for video in videos):
@@ -240,7 +241,7 @@ def _groups(videos: list[Video], config: ProbeConfig) -> list[str] | None:
     return [video.extra[config.group] for video in videos]
 
 
-def _splits(videos: list[Video], labels: Tensor, config: ProbeConfig) -> list[Split]:
+def _splits(videos: Sequence[Video], labels: Tensor, config: ProbeConfig) -> list[Split]:
     named = [video.extra.get("split", "") for video in videos]
     if any(named):
         tested = "test" if "test" in named else "val"

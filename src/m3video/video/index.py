@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from m3video.errors import ManifestError
 from m3video.jobs import PROCESSES, check_engine
+from m3video.video.columns import Videos
 from m3video.video.manifest import (
     Manifest,
     Unreadable,
@@ -61,7 +62,7 @@ def index(
         )
         failed = (entry for entry in made if isinstance(entry, Unreadable))
         manifest = Manifest(
-            tuple(entry for entry in made if isinstance(entry, Video)),
+            Videos(entry for entry in made if isinstance(entry, Video)),
             (*manifest.unreadable, *failed),
         )
     keep(manifest, out)

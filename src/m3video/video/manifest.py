@@ -20,17 +20,19 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 
 from m3video.errors import ManifestError
 from m3video.jobs import PROCESSES, run_jobs
-from m3video.video.scan import Unreadable, Video, scan_videos
+from m3video.video.columns import Videos
+from m3video.video.lists import EXTENSIONS, FACTS, read_csv, read_list
+from m3video.video.scan import Unreadable, Video, scan_videos, unopened
 from m3video.video.shards import (
     INDEX,
     MISTAKEN,
@@ -42,7 +44,7 @@ from m3video.video.shards import (
     read_index,
     shards_in,
 )
-from m3video.video.walk import absolute, is_remote, located, path_in_csv, shown, walk
+from m3video.video.walk import absolute, is_remote, path_in_csv, shown, walk
 from m3video.whole import write_csv
 
 __all__ = [
@@ -54,46 +56,32 @@ __all__ = [
     "write_manifest",
 ]
 
-EXTENSIONS = frozenset(
-    f".{ending}"
-    for ending in (
-        *("3gp", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts"),
-        *("ogv", "ts", "vob", "webm", "wmv"),
-    )
-)
-"""Endings of video files, in lower case."""
-
-_FACTS = ("frames", "fps", "width", "height", "duration")
-_ENDING = "|".join(re.escape(ending) for ending in sorted(EXTENSIONS))
-_LINES = (
-    re.compile(rf"(?P<path>.+(?:{_ENDING}))[ ,\t]+(?P<label>.+)", re.IGNORECASE),
-    re.compile(r"(?P<path>.+?)[ ,\t]+(?P<label>[^ ,\t]+)"),
-)
+_Place = tuple[int, Unreadable]
+"""What is unreadable, after how many videos it comes."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The videos of a source in its order, and those that could not be read."""
+    """The videos of a source in its order, and those that could not be read.
 
-    videos: tuple[Video, ...]
+    Any sequence of videos may be given; it is kept in columns. A video that these give is made for
+    who asks: to write to its `extra` changes nothing here.
+    """
+
+    videos: Sequence[Video]
     unreadable: tuple[Unreadable, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.videos, Videos):
+            object.__setattr__(self, "videos", Videos(self.videos))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, sorted: by value if all are whole numbers, else by name."""
-        names = {video.label for video in self.videos if video.label is not None}
+        assert isinstance(self.videos, Videos)
+        names = self.videos.labels
         numbers = all(name.isdecimal() for name in names)
         return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A video as a source names it; `video` is None where it has to be scanned."""
-
-    path: Path
-    label: str | None = None
-    extra: dict[str, str] = field(default_factory=dict)
-    video: Video | Unreadable | None = None
 
 
 def load_manifest(
@@ -158,14 +146,14 @@ def scan_source(
     root = source if source.is_dir() else source.parent
     index = source / INDEX
     if by_index and source.is_dir() and shards_in(source) and is_index(index):
-        entries, shards = list(_read_source(index)), []
-        _tell_unlisted(source, entries)
+        (listed, closed), shards = _in_columns(_read_source(index)), []
+        _tell_unlisted(source, listed)
     else:
-        entries = list(_read_source(source))
-        shards = [] if entries else shards_in(source)
+        listed, closed = _in_columns(_read_source(source))
+        shards = [] if listed or closed else shards_in(source)
     if shards:
         list_each = partial(list_shard, endings=EXTENSIONS)
-        listed = run_jobs(
+        held = run_jobs(
             list_each,
             shards,
             crashed=_crashed,
@@ -174,33 +162,55 @@ def scan_source(
             engine=engine,
             progress=progress,
         )
-        entries = list(_shard_entries(shards, listed))
-    check_remote(entry.path for entry in entries)
+        listed, closed = _in_columns(_shard_entries(shards, held))
+    check_remote(listed.paths)
     # In a list with labels a video without one has none: its folder may be `videos` or `test`.
-    labels_from_folders = labels_from_folders and all(entry.label is None for entry in entries)
-    if not entries:
+    labels_from_folders = labels_from_folders and not listed.labels
+    if not listed and not closed:
         endings = " ".join(sorted(EXTENSIONS))
         raise ManifestError(
             f"{source}: no videos found (files that end in {endings}, or .tar that hold such)"
             if source.is_dir() or shards
             else f"{source}: the list is empty; give one video a line"
         )
-    missing = [entry.path for entry in entries if entry.video is None]
+    missing = [listed[number].path for number, count in enumerate(listed.frames) if count == 0]
+    if not missing and not labels_from_folders:
+        return Manifest(listed, tuple(entry for _, entry in closed))
     scanned = iter(
         scan_videos(missing, workers=workers, decode=decode, progress=progress, engine=engine)
     )
-    videos: list[Video] = []
-    unreadable: list[Unreadable] = []
-    for entry in entries:
-        found = entry.video or next(scanned)
-        if isinstance(found, Unreadable):
-            unreadable.append(found)
-            continue
-        label = entry.label
-        if label is None and labels_from_folders:
-            label = _folder_name(entry.path, root)
-        videos.append(replace(found, label=label, extra=entry.extra))
-    return Manifest(tuple(videos), tuple(unreadable))
+    failed: list[_Place] = []
+
+    def readable() -> Iterator[Video]:
+        for number, video in enumerate(listed):
+            found = video if video.frames else next(scanned)
+            if isinstance(found, Unreadable):
+                failed.append((number, found))
+                continue
+            label = video.label
+            if label is None and labels_from_folders:
+                label = _folder_name(video.path, root)
+            yield replace(found, label=label, extra=video.extra)
+
+    videos = Videos(readable())
+    unreadable = sorted((*closed, *failed), key=lambda entry: entry[0])
+    return Manifest(videos, tuple(entry for _, entry in unreadable))
+
+
+def _in_columns(entries: Iterable[Video | Unreadable]) -> tuple[Videos, list[_Place]]:
+    """The videos, and what is unreadable."""
+    unreadable: list[_Place] = []
+
+    def videos() -> Iterator[Video]:
+        count = 0
+        for entry in entries:
+            if isinstance(entry, Unreadable):
+                unreadable.append((count, entry))
+            else:
+                yield entry
+                count += 1
+
+    return Videos(videos()), unreadable
 
 
 def _folder_name(path: Path, root: Path) -> str | None:
@@ -211,9 +221,9 @@ def _folder_name(path: Path, root: Path) -> str | None:
     return path.parent.name if path.parent != root else None
 
 
-def _tell_unlisted(folder: Path, entries: Sequence[_Entry]) -> None:
+def _tell_unlisted(folder: Path, videos: Videos) -> None:
     """Name the tars beside an index that it does not know: they are not read."""
-    known = {absolute(m.shard) for m in map(member_of, (e.path for e in entries)) if m}
+    known = {absolute(m.shard) for m in map(member_of, videos.paths) if m}
     unlisted = [shown(path.name) for path in shards_in(folder) if absolute(path) not in known]
     if unlisted:
         line = (
@@ -226,20 +236,20 @@ def _tell_unlisted(folder: Path, entries: Sequence[_Entry]) -> None:
 
 def _shard_entries(
     shards: Sequence[Path], listed: Sequence[tuple[list[Listed], str | None]]
-) -> Iterator[_Entry]:
+) -> Iterator[Video | Unreadable]:
     for shard, (videos, reason) in zip(shards, listed, strict=True):
         for video in videos:
-            yield _Entry(video.path, video.label, video.extra)
+            yield replace(unopened(video.path), label=video.label, extra=video.extra)
         if reason is not None:
-            yield _Entry(shard, video=Unreadable(shard, reason))
+            yield Unreadable(shard, reason)
 
 
 def _crashed(shard: Path) -> tuple[list[Listed], str | None]:
     return [], "reading it ended the process"
 
 
-def _read_source(source: Path) -> Iterator[_Entry]:
-    """What it lists; nothing for shards."""
+def _read_source(source: Path) -> Iterator[Video | Unreadable]:
+    """What it lists, to be scanned where it has 0 frames; nothing for shards."""
     if source.is_dir():
         return iter(_walk(source))
     if source.suffix == ".tar" and source.exists():
@@ -266,13 +276,13 @@ def _read_source(source: Path) -> Iterator[_Entry]:
                 f"{source}, line 1: not a line of a CSV or a list: {error}"
             ) from error
         if "path" in [name.strip() for name in header]:
-            return _read_csv(source, lines, delimiter)
+            return read_csv(source, lines, delimiter)
         if _is_header(source, header):
             raise ManifestError(
                 f"{source}, line 1: the columns are {', '.join(header)}, and none is `path`: give "
                 "that name to the one that holds the videos"
             )
-    return _read_list(source, lines)
+    return read_list(source, lines)
 
 
 def _is_header(source: Path, fields: Sequence[str]) -> bool:
@@ -286,95 +296,27 @@ def _is_header(source: Path, fields: Sequence[str]) -> bool:
     )
 
 
-def _walk(folder: Path) -> list[_Entry]:
+def _walk(folder: Path) -> list[Video | Unreadable]:
     """Video files below a folder, sorted.
 
     A folder that cannot be opened is an unreadable entry: what it holds is not just missing.
     """
-    found: list[_Entry] = []
+    found: list[Video | Unreadable] = []
 
     def refused(error: OSError) -> None:
         path = Path(error.filename)
-        found.append(_Entry(path, video=Unreadable(path, closed_folder(error))))
+        found.append(Unreadable(path, closed_folder(error)))
 
     for parent, names in walk(folder, refused):
         for path in (Path(parent, name) for name in names):
             if path.suffix.lower() in EXTENSIONS:
-                mistaken = Unreadable(path, MISTAKEN) if member_of(path) else None
-                found.append(_Entry(path, video=mistaken))
+                found.append(Unreadable(path, MISTAKEN) if member_of(path) else unopened(path))
     return sorted(found, key=lambda entry: entry.path)
 
 
 def closed_folder(error: OSError) -> str:
     """Why the videos of a folder cannot be read."""
     return f"folder cannot be opened: {error.strerror}"
-
-
-def _read_csv(source: Path, lines: Iterable[str], delimiter: str) -> Iterator[_Entry]:
-    reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        for row in reader:
-            yield _row_entry(row, f"{source}, line {reader.line_num}", source.parent)
-    except csv.Error as error:
-        raise ManifestError(
-            f"{source}, line {reader.line_num}: not a line of a CSV: {error}"
-        ) from error
-
-
-def _row_entry(row: dict[str | None, object], where: str, folder: Path) -> _Entry:
-    if None in row or None in row.values():
-        raise ManifestError(f"{where}: does not have as many fields as the header")
-    cells = {str(name): str(value).strip() for name, value in row.items()}
-    if not cells["path"]:
-        raise ManifestError(f"{where}: the path is empty")
-    path = located(folder, cells.pop("path"))
-    label = cells.pop("label", "") or None
-    given = {name: cells.pop(name, "") for name in _FACTS}
-    if not all(given.values()):
-        return _Entry(path, label, cells)
-    numbers = {name: _positive(name, value, where) for name, value in given.items()}
-    video = Video(
-        path,
-        frames=int(numbers["frames"]),
-        fps=numbers["fps"],
-        width=int(numbers["width"]),
-        height=int(numbers["height"]),
-        duration=numbers["duration"],
-    )
-    return _Entry(path, label, cells, video)
-
-
-def _positive(name: str, value: str, where: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = float("nan")
-    whole = name in {"frames", "width", "height"}
-    if not 0 < number < float("inf") or (whole and number != int(number)):
-        kind = "a whole number" if whole else "a number"
-        raise ManifestError(
-            f"{where}: {name} {value!r} is not {kind} above 0; correct it, or leave it empty to "
-            "have the video scanned"
-        )
-    return number
-
-
-def _read_list(source: Path, lines: Iterable[str]) -> Iterator[_Entry]:
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text:
-            continue
-        if Path(text).suffix.lower() in EXTENSIONS:
-            yield _Entry(located(source.parent, text))
-            continue
-        match = next(filter(None, (line.fullmatch(text) for line in _LINES)), None)
-        if match is None:
-            raise ManifestError(
-                f"{source}, line {number}: {text[:200]!r} is not a path and a label, separated by "
-                "a space, comma or tab; or begin the file with a CSV header with a column `path`"
-            )
-        yield _Entry(located(source.parent, match["path"]), match["label"])
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -385,15 +327,14 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     Paths of videos below the CSV's folder are written relative to it, others absolute.
     """
     extras = sorted({name for video in manifest.videos for name in video.extra})
-    rows: list[list[object]] = [["path", *_FACTS, "label", *extras]]
     folder = path.parent.resolve()
-    for video in manifest.videos:
-        rows.append(
-            [
-                path_in_csv(video.path, folder),
-                *(getattr(video, name) or "" for name in _FACTS),  # 0: not opened yet
-                video.label or "",
-                *(video.extra.get(name, "") for name in extras),
-            ]
-        )
-    write_csv(path, rows)
+
+    def row(video: Video) -> list[object]:
+        return [
+            path_in_csv(video.path, folder),
+            *(getattr(video, name) or "" for name in FACTS),  # 0: not opened yet
+            video.label or "",
+            *(video.extra.get(name, "") for name in extras),
+        ]
+
+    write_csv(path, chain([["path", *FACTS, "label", *extras]], map(row, manifest.videos)))

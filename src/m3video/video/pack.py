@@ -24,6 +24,7 @@ from typing import Any
 
 from m3video.errors import ManifestError, VideoError
 from m3video.jobs import PROCESSES, run_jobs
+from m3video.video.columns import Videos
 from m3video.video.index import check_arguments, keep
 from m3video.video.manifest import (
     EXTENSIONS,
@@ -119,7 +120,7 @@ def pack(
         engine=engine,
     )
     packed = Manifest(
-        tuple(video for found, _ in done for video in found),
+        Videos(video for found, _ in done for video in found),
         (*manifest.unreadable, *(entry for _, missed in done for entry in missed)),
     )
     if not packed.videos:

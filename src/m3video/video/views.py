@@ -95,7 +95,7 @@ class LabelledVideos:
         sampling: dense or segment.
     """
 
-    videos: tuple[Video, ...]
+    videos: Sequence[Video]
     labels: tuple[str, ...]
     clip: ClipConfig
     sampling: Sampling

@@ -24,6 +24,7 @@ from rich.markup import escape
 
 from m3video.errors import ManifestError
 from m3video.jobs import PROCESSES
+from m3video.video.columns import Videos
 from m3video.video.datasets import (
     ava,
     diving48,
@@ -219,7 +220,7 @@ def _read_lists(
 def _manifest(
     matched: Matched, scanned: Sequence[Video | Unreadable], closed: Sequence[Unreadable]
 ) -> Manifest:
-    videos = tuple(
+    videos = Videos(
         replace(video, label=row.label, extra={"id": row.id, "split": row.split})
         for (row, _), video in zip(matched.found, scanned, strict=True)
         if isinstance(video, Video)
