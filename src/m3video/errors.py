@@ -15,6 +15,10 @@ class ConfigError(M3VideoError):
     """A setting that is not allowed, or two settings that contradict each other."""
 
 
+class CellError(ConfigError):
+    """Settings of a cell of a study that are not allowed."""
+
+
 class VideoError(M3VideoError):
     """A file that cannot be read as a video. The message starts with the path."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -90,15 +91,12 @@ def _stage(
     rows = [{"number": number, "item": pickle.dumps(items[number])} for number in numbers]
     dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block))
     stage = _Stage(function, Path.cwd())
-    mapped = dataset.map(
-        stage.__call__, num_cpus=1, num_gpus=gpus, ray_remote_args_fn=_again_if_lost
-    )
+    with warnings.catch_warnings():
+        # Ray Data has no other way yet to limit the tries, which are endless else.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        mapped = dataset.map(stage.__call__, num_cpus=1, num_gpus=gpus, max_retries=_TRIES)
     for row in mapped.iter_rows():
         yield row["number"], row["done"]
-
-
-def _again_if_lost() -> dict[str, int]:
-    return {"max_retries": _TRIES}
 
 
 def _check_ready(ray: Any, function: Callable[[T], R], engine: str) -> None:

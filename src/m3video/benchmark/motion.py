@@ -5,6 +5,7 @@ What is measured, and how, is told where it is done: `accuracy` for errors, `cos
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def benchmark_motion(
     pairs = {} if flow is None else read_pairs(flow)
     configs = {"step": mme_config(sizes[0], frame_size), "step_b": mme_config(sizes[1], frame_size)}
     with one_thread():
+        _tell(f"timing steps, targets and estimators, {repeats + 1} turns")
         costs = _costs(cpu_seconds(configs, estimators, repeats), tuple(estimators))
         errors = _errors(estimators, pairs, make_shots(frame_size, scenes))
     return {
@@ -186,11 +188,13 @@ def _errors(
     estimators: Mapping[FlowName, FlowEstimator], pairs: Pairs, shots: list[Shot]
 ) -> dict[str, Any]:
     """The figures of `accuracy` as `benchmark_motion` gives them."""
-    ends = {name: end_point_errors(each, pairs) for name, each in estimators.items() if pairs}
-    judged = {
-        name: judge_tracks(each, shots, back=name not in _ONE_WAY)
-        for name, each in estimators.items()
-    }
+    ends, judged = {}, {}
+    for name, each in estimators.items():
+        _tell(f"judging {name} by what is known of {len(shots)} scenes and {len(pairs)} pairs")
+        if pairs:
+            ends[name] = end_point_errors(each, pairs)
+        judged[name] = judge_tracks(each, shots, back=name not in _ONE_WAY)
+    _tell("judging what is found of the camera's motion")
     return {
         "flow_epe": {name: figures["all"] for name, figures in ends.items()},
         "flow_epe_seeds": {name: figures["seeds"] for name, figures in ends.items()},
@@ -205,3 +209,8 @@ def _errors(
             shots, {"exact": None, "dis": make_flow("dis"), "dis-fast": make_flow("dis-fast")}
         ),
     }
+
+
+def _tell(line: str) -> None:
+    """What is being done, on the error stream: it takes minutes in all."""
+    print(line, file=sys.stderr)

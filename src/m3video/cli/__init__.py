@@ -170,6 +170,7 @@ def _pretrain(arguments: list[str]) -> int:
     run = pretrain(settings)
     if not main_process():
         return 0
+    print(f"writing {run / 'report.html'}", file=sys.stderr)  # which takes some seconds
     page = write_report(run)
     print(f"encoder: {run / 'model'}\nreport:  {page}")
     return 0

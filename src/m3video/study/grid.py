@@ -19,7 +19,7 @@ from m3video.config import (
     StudyFinetune,
     load_pretrain_config,
 )
-from m3video.errors import CheckpointError, ConfigError, M3VideoError
+from m3video.errors import CellError, CheckpointError, ConfigError, M3VideoError
 from m3video.model.checkpoint import read_json
 from m3video.recipes import merge, recipe_config
 from m3video.train.run import MAY_DIFFER, RunDirectory, flatten
@@ -158,7 +158,8 @@ def open_study(config: StudyConfig, out: Path) -> Study:
     """Resolve and check every cell of a study; nothing is run or written.
 
     Raises:
-        ConfigError: settings of a cell that are not allowed, or `out` holds another thing.
+        CellError: settings of a cell that are not allowed.
+        ConfigError: `out` holds another thing.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: a file, not a directory; choose another --out")
@@ -185,7 +186,7 @@ def _task(config: StudyConfig, name: str, cell: CellConfig, seed: int, out: Path
     try:
         run = recipe_config(cell.recipe, data=config.data, out=path, changes=changes)
     except ConfigError as error:
-        raise ConfigError(f"cell {name}: {error}") from error
+        raise CellError(f"cell {name}: {error}") from error
     probe = config.probe_config(path)
     return Task(
         cell=name,

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from m3video.config.study import read_study
-from m3video.errors import ConfigError, M3VideoError, RunFailedError
+from m3video.errors import CellError, ConfigError, M3VideoError, RunFailedError
 from m3video.study.cell import labelled_sets, run_cell
 from m3video.study.grid import Study, Task, open_study, read_result
 from m3video.study.table import measures, numbers, row_of, unfinished_rows, write_study
@@ -77,7 +77,10 @@ def study(
         raise ConfigError(f"--jobs {jobs}: at least 1 cell at a time")
     if minutes is not None and not 0 < minutes < math.inf:
         raise ConfigError(f"--minutes {minutes:g}: more than 0; leave it out for no end")
-    grid = open_study(config, out)
+    try:
+        grid = open_study(config, out)
+    except CellError as error:
+        raise ConfigError(f"{path}: {error}") from error
     chosen = grid.chosen(only)
     finished, left_out = grid.finished(chosen)
     todo = [task for task in chosen if task.name not in finished]
@@ -159,7 +162,7 @@ class _Book:
             row = row_of(task, result, None)
             found = numbers(row)
             words = [f"{title} {found[key]:.1%}" for key, title in measures([row])]
-            self.say(f"{task.name}: {', '.join(words)}; {result['seconds']:.0f} s")
+            self.say(f"{task.name}: {' · '.join(words)} · {result['seconds']:.0f} s")
         self.write()
 
     def rows(self) -> list[dict[str, Any]]:

@@ -112,6 +112,9 @@ class Loop:
             self.state = self.checkpoints.resume() or self.state
             self.world.first(lambda: self.run.note_resumption(self.config, self.state.step, device))
             say(self.console, f"resuming {self.run.path} after step {self.state.step}")
+        if self.world.size > 1:
+            each = self.config.train.batch // self.world.size
+            say(self.console, f"{self.world.size} processes, {each} clips of each batch in each")
         if self.state.step >= self.steps:
             say(self.console, f"{self.run.path}: all {self.steps} steps are done")
             self.save(last=True)

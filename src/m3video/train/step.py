@@ -150,7 +150,6 @@ def choose_device(name: str) -> torch.device:
             torch.cuda.set_device(device)  # events and page-locked memory are the current device's
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"device {name!r} cannot be used: {reason}; use auto, cpu or cuda"
-        ) from error
+        allowed = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
+        raise ConfigError(f"device {name!r} cannot be used: {reason}; use {allowed}") from error
     return device
