@@ -98,6 +98,14 @@ def test_files_that_are_cut_off(ending: str, share: float, tmp_path: Path) -> No
     refused(path, words="not a features file")
 
 
+def test_arrays_that_say_they_are_encrypted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz")
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1  # the flags of an entry of the directory
+    path.write_bytes(data)
+    refused(path, words="not a features file.*is encrypted")
+
+
 def test_columns_that_are_missing_or_of_another_kind(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet")
     whole = pq.read_table(path)

@@ -180,13 +180,15 @@ def _read_npz(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _check_npz(path: Path) -> None:
-    """Refuse arrays that say they hold more than the file, before they are made.
+    """Refuse arrays that say they hold more than the file, before they are made, or are encrypted.
 
     Raises:
         ValueError: there are such.
     """
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
+            if entry.flag_bits & 1:
+                raise ValueError(f"{entry.filename} is encrypted")
             with archive.open(entry) as file:
                 version = np.lib.format.read_magic(file)
                 read = {
