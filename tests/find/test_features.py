@@ -6,6 +6,7 @@ import io
 import json
 import tracemalloc
 import zipfile
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,18 @@ def _same(path: Path) -> None:
     pq.write_table(pa.table(columns).replace_schema_metadata({METADATA: text}), path)
 
 
+def _long(path: Path) -> None:
+    """Arrow's own description of the columns says that a feature has 2²⁸ numbers."""
+    table = pq.read_table(write(path))
+    place = table.column_names.index("feature")
+    lies = table.schema.set(place, pa.field("feature", pa.list_(pa.float32(), 2**28)))
+    text = {**table.schema.metadata, "ARROW:schema": b64encode(lies.serialize().to_pybytes())}
+    pq.write_table(table.replace_schema_metadata(text), path, store_schema=False)
+
+
 @pytest.mark.parametrize(
-    ("name", "make"), [("a.npz", _packed), ("b.npz", _lies), ("c.parquet", _same)]
+    ("name", "make"),
+    [("a.npz", _packed), ("b.npz", _lies), ("c.parquet", _same), ("d.parquet", _long)],
 )
 def test_files_that_would_grow_take_no_memory(
     name: str, make: Callable[[Path], None], tmp_path: Path

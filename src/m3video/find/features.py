@@ -158,6 +158,9 @@ def _read_parquet(path: Path) -> tuple[str, dict[str, Any]]:
     if rows > path.stat().st_size:
         raise ValueError(f"says that it has {rows} rows")
     schema = pq.read_schema(path)
+    kind = schema.field("feature").type
+    if not pa.types.is_fixed_size_list(kind) or rows * kind.list_size > path.stat().st_size:
+        raise ValueError(f"says that it has {rows} features of {kind}")
     text = (schema.metadata or {})[METADATA.encode()].decode()
     names = [name for name in schema.names if name != "feature"]
     table = pq.read_table(path, columns=names)
