@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tracemalloc
 import zipfile
 from base64 import b64encode
@@ -105,6 +106,15 @@ def test_arrays_that_say_they_are_encrypted(tmp_path: Path) -> None:
     data[data.rindex(b"PK\x01\x02") + 8] |= 1  # the flags of an entry of the directory
     path.write_bytes(data)
     refused(path, words="not a features file.*is encrypted")
+
+
+@pytest.mark.parametrize("header", ["{'descr': (", "(1", "  1\n 2", "\0", "[" * 300, "lambda: 1"])
+def test_headers_of_arrays_that_are_no_literals(header: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz")
+    data = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("more.npy", data)
+    refused(path, words="not a features file")
 
 
 def test_columns_that_are_missing_or_of_another_kind(tmp_path: Path) -> None:

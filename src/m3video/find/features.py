@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,7 @@ def _naming(path: Path) -> Iterator[None]:
     except (
         *(LookupError, AttributeError, ValueError, TypeError, OSError, EOFError, OverflowError),
         *(MemoryError, RecursionError, NotImplementedError),
+        *(SyntaxError, TokenError),  # numpy's headers are literals of Python
         *(pa.ArrowException, zipfile.BadZipFile, zlib.error),
     ) as error:
         reason = " ".join(str(error).split())[:200]
