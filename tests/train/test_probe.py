@@ -64,6 +64,30 @@ def test_the_grid_in_one_pass_equals_its_members_alone() -> None:
     assert (together[0].weight - together[1].weight).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("width", "threads"), [(16, 1), (40_000, 2)])
+def test_small_fits_run_on_one_thread(
+    width: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that wait for each other after each small operation cost ten times the work."""
+    seen: set[int] = set()
+    entropy = torch.nn.functional.cross_entropy
+
+    def noted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return entropy(logits, labels)
+
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        values, labels = torch.zeros(60, width), torch.arange(60) % 3
+        fit_linear(values, labels, [GridPoint(0.1, 0)], classes=3, config=config(epochs=1))
+        assert seen == {threads}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_separable_problem_is_solved_as_scipy_solves_it() -> None:
     """The optimum of the penalised loss, found by another optimiser (L-BFGS of SciPy)."""
     from scipy.optimize import minimize

@@ -24,7 +24,7 @@ from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder
 from m3video.model.vit import VisionTransformer
 from m3video.train.classified import check_above
-from m3video.train.evaluate import evaluate_features
+from m3video.train.evaluate import KIND_NAMES, evaluate_features
 from m3video.train.features import Features, extract_features
 from m3video.train.labelled import shapes_test, shapes_train
 from m3video.train.splits import Split, check_shots, folds
@@ -99,7 +99,9 @@ def _video_result(
         videos = [manifest.videos[i] for i in features.videos.tolist()]
         splits = _splits(videos, features.labels, config)
         measured = world.first(
-            lambda: evaluate_features(features, splits, names=manifest.labels, config=config)
+            lambda: evaluate_features(
+                features, splits, names=manifest.labels, config=config, console=world.console()
+            )
         )
     return {
         **measured,
@@ -307,7 +309,14 @@ def probe_shapes(
         split = (torch.arange(len(train)), torch.arange(len(train), len(labels)))
         every = [*[""] * len(train), *textures] if textures else []
         return world.first(
-            lambda: evaluate_features(merged, [split], names=CLASSES, config=config, textures=every)
+            lambda: evaluate_features(
+                merged,
+                [split],
+                names=CLASSES,
+                config=config,
+                textures=every,
+                console=world.console(),
+            )
         )
 
 
@@ -317,10 +326,6 @@ def _result_path(config: ProbeConfig) -> Path:
     name = Path(config.data).resolve().stem if config.data != "moving-shapes" else config.data
     suffix = "-untrained" if config.untrained else ""
     return config.init / f"probe-{name}{suffix}.json"
-
-
-KIND_NAMES = {"linear": "linear probe", "attentive": "attentive probe", "knn": "k-NN"}
-"""What the kinds are called where they are shown, in this order."""
 
 
 def format_result(result: dict[str, Any]) -> str:
