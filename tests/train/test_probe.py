@@ -218,7 +218,7 @@ def test_metadata_that_tells_the_label_is_found_out(labelled: Path, tmp_path: Pa
 def test_videos_without_labels_are_refused(tmp_path: Path, made_clip: Path) -> None:
     save_model(small_encoder(), tmp_path / "model", CLIP)
     (tmp_path / "videos.csv").write_text(f"path\n{made_clip}\n")
-    with pytest.raises(ConfigError, match="two or more labels"):
+    with pytest.raises(ConfigError, match="no video has a label; give its videos one in a column"):
         probe(config(init=tmp_path / "model", data=str(tmp_path / "videos.csv")))
 
 

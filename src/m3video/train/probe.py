@@ -27,12 +27,13 @@ from m3video.train.classified import check_above
 from m3video.train.evaluate import KIND_NAMES, evaluate_features
 from m3video.train.features import Features, extract_features
 from m3video.train.labelled import shapes_test, shapes_train
+from m3video.train.labelled_videos import check_labels, load_labelled
 from m3video.train.splits import Split, check_shots, folds
 from m3video.train.step import choose_device
 from m3video.train.tokens import TokenFile, open_tokens
 from m3video.train.world import ALONE, World, join, local_device
 from m3video.video.loader import ClipSource, VideoClips
-from m3video.video.manifest import Manifest, Video, load_manifest
+from m3video.video.manifest import Manifest, Video
 from m3video.video.moving_shapes import CLASSES
 from m3video.video.sampling import plan_clip
 from m3video.whole import write_json
@@ -182,18 +183,8 @@ def probe_manifest(config: ProbeConfig) -> Manifest:
 
 
 def _labelled_manifest(config: ProbeConfig) -> Manifest:
-    manifest = load_manifest(
-        config.data,
-        workers=config.workers,
-        labels_from_folders=True,
-        decode=False,
-        progress=True,
-    )
-    if len(manifest.labels) < 2:
-        raise ConfigError(
-            f"{config.data}: a probe needs videos of two or more labels: give class folders, "
-            "or a manifest with a column `label`"
-        )
+    manifest = load_labelled(config.data, config.workers)
+    check_labels(manifest, config.data, least=2)
     for video in manifest.videos:
         if video.label is None:
             raise ConfigError(
