@@ -267,6 +267,8 @@ def _read_source(source: Path) -> Iterator[Video | Unreadable]:
         return iter(_walk(source))
     if source.suffix == ".tar" and source.exists():
         return iter(())
+    if source.suffix.lower() in EXTENSIONS and source.is_file():
+        raise ManifestError(f"{source}: one video; give its folder, or a list that names it")
     try:
         if is_remote(source):
             source, text = read_index(source)
