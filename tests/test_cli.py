@@ -24,7 +24,18 @@ from tests.train.tiny import tiny_config
     ("arguments", "words"),
     [
         (["pretain"], "unknown verb 'pretain': use one of pretrain, probe"),
-        (["pretrain", "--data", "x"], "--out"),
+        (["pretrain"], "pretrain: --data and --out are required; see m3video pretrain --help\n"),
+        (["pretrain", "--data", "x"], "pretrain: --out is required; see m3video pretrain --help\n"),
+        (["search"], "search: STR and --features are required; see"),
+        (["embed"], "embed: STR, --model and --out are required; see"),
+        (
+            ["pretrain", "--data", "x", "--out", "y", "--mask.ratio", "1.5"],
+            "pretrain: --mask.ratio: Input should be above 0 and below 1 (got 1.5); see",
+        ),
+        (
+            ["finetune", "--init", "x", "--data", "x", "--out", "y", "--val-share=1.2"],
+            "finetune: --val-share: Input should be at least 0 and below 1 (got 1.2); see",
+        ),
         (
             ["pretrain", "--data", "x", "--out", "y", "--clip.size", "33", "48"],
             "clip: size 33×48 is not a multiple of patch 16",
@@ -47,7 +58,7 @@ from tests.train.tiny import tiny_config
         ),
         (
             ["pretrain", "--data", "x", "--out", "y", "--train.batch", "0"],
-            "train.batch: Input should be greater than or equal to 1 (got 0)",
+            "--train.batch: Input should be greater than or equal to 1 (got 0)",
         ),
         (["pretrain", "--data", "x", "--out", "y", "--train.batch", "many"], "'many'"),
         (["pretrain", "--data", "x", "--out", "y", "--train.steps", "a"], "'a': use None or INT"),
@@ -65,20 +76,27 @@ from tests.train.tiny import tiny_config
             ["pretrain", "--recipe", "mmme", "--data", "x", "--out", "y"],
             "recipe 'mmme' is not known",
         ),
-        (["pretrain", "--config", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (
+            ["pretrain", "--config", "nowhere.yaml"],
+            "nowhere.yaml: no such file; give the config.yaml of a run\n",
+        ),
+        (["pretrain", "--config", "."], "pretrain: .: Is a directory; give the config.yaml of"),
         (["pretrain", "--recipe", "mme", "--config", "c.yaml"], "use one of them"),
         (["pretrain", "--data", "nowhere", "--out", "y"], "nowhere"),
         (["probe", "--init", "nowhere", "--data", "moving-shapes"], "nowhere"),
         (["index", "nowhere", "--out", "m.csv"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
-        (["study", "nowhere.yaml", "--out", "y"], "nowhere.yaml: cannot be read as a YAML study"),
+        (["study", "nowhere.yaml", "--out", "y"], "nowhere.yaml: no such file; give the YAML of a"),
         (["study", "nowhere.yaml"], "--out"),
         (["track", "nowhere.mp4", "--out", "t.mp4"], "nowhere.mp4: No such file"),
         (["track", "v.mp4", "--out", "t.gif"], "out t.gif must end in .mp4, .html or .npz"),
         (["track", "v.mp4", "--out", "t.mp4", "--flow", "raft"], "flow raft needs weights"),
         (["track", "v.mp4", "--out", "t.mp4", "--flow", "exact"], "flow exact comes with rendered"),
         (["track", "v.mp4", "--out", "t.mp4", "--start", "2.5"], "start '2.5' must be frames"),
-        (["track", "v.mp4", "--out", "t.mp4", "--length", "0"], "track: length: Input should be"),
+        (
+            ["track", "v.mp4", "--out", "t.mp4", "--length", "0"],
+            "track: --length: Input should be at least 1 and at",
+        ),
         (["track", "v.mp4", "--out", "t.mp4", "--flow", "tvl2"], "'tvl2'"),
         (["benchmark", "speed"], "'speed' cannot be measured: use one of motion, loader, train"),
         (["benchmark", "train", "--json", "no/where.json"], "no folder no"),
@@ -114,7 +132,7 @@ def test_the_one_line_is_the_same_on_every_terminal(encoding: str) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "m3video pretrain: train.batch: Input should be greater than or equal to 1 (got 0); "
+        "m3video pretrain: --train.batch: Input should be greater than or equal to 1 (got 0); "
         "see m3video pretrain --help\n"
     )
 

@@ -84,8 +84,8 @@ def test_the_recipe_follows_the_encoder_unless_it_is_named(
         (["--recipe", "k400"], "recipe 'k400' is not known: use one of kinetics, ssv2"),
         (["--sampling", "sparse"], "sparse"),
         (["--labels", "0"], "labels"),
-        (["--train.drop-path", "1"], "drop_path"),
-        (["--val-share", "1.5"], "val_share"),
+        (["--train.drop-path", "1"], "--train.drop-path: "),
+        (["--val-share", "1.5"], "--val-share: "),
     ],
 )
 def test_bad_options_are_one_line(

@@ -51,7 +51,9 @@ def test_tiny_is_plain() -> None:
 def test_bad_names_and_values_are_one_line() -> None:
     with pytest.raises(ConfigError, match=f"use one of {', '.join(FINETUNE_RECIPES)}"):
         config("k400")
-    with pytest.raises(ConfigError, match=r"train\.drop_path: Input should be less than 1"):
+    with pytest.raises(
+        ConfigError, match=r"train\.drop_path: Input should be at least 0 and below 1"
+    ):
         config("ssv2", train={"drop_path": 1})
     with pytest.raises(ConfigError, match="must be one or more numbers"):
         config("ssv2", augment={"scales": (1.5,)})

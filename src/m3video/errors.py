@@ -20,7 +20,15 @@ class CellError(ConfigError):
 
 
 class VideoError(M3VideoError):
-    """A file that cannot be read as a video. The message starts with the path."""
+    """A file that cannot be read as a video. The message starts with the path.
+
+    Attributes:
+        frame: the first one that cannot be decoded, where that is what is wrong.
+    """
+
+    def __init__(self, message: str, *, frame: int | None = None) -> None:
+        super().__init__(message)
+        self.frame = frame
 
 
 class ManifestError(M3VideoError):

@@ -287,6 +287,26 @@ def test_what_does_not_fit_the_video_is_one_line(
     assert {each.name for each in Path().iterdir()} == {"made.mp4", "folder.mp4"}
 
 
+@pytest.mark.parametrize(("kind", "start"), [("mp4", "0"), ("html", "0"), ("npz", "0.2s")])
+def test_what_comes_before_a_broken_frame_can_be_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, start: str
+) -> None:
+    video = write_video(tmp_path / "v.mp4")
+    data = bytearray(video.read_bytes())
+    with av.open(str(video)) as container:
+        packets = list(container.demux(video=0))
+    broken = sorted((p for p in packets if p.size), key=lambda p: p.pts)[30]
+    assert broken.pos is not None
+    data[broken.pos : broken.pos + broken.size] = bytes(broken.size)
+    video.write_bytes(data)
+    command = ["track", str(video), "--out", str(tmp_path / f"t.{kind}"), "--start", start]
+    assert main([*command, "--spacing", "16", "--device", "cpu"]) == 2
+    said = re.search(r"frame (\d+) cannot .*; use --count (\d+) for", capsys.readouterr().err)
+    assert said is not None
+    assert int(said[1]) - int(said[2]) == (0 if start == "0" else 5)
+    assert main([*command, "--spacing", "16", "--device", "cpu", "--count", said[2]]) == 0
+
+
 @pytest.mark.parametrize("kind", ["mp4", "html", "npz"])
 def test_an_interruption_leaves_nothing(
     made_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -73,7 +73,7 @@ def test_what_the_study_may_not_say(changes: dict[str, Any], words: str) -> None
         ({"cells": {"a": {}, "b": {"recipe": "mmme"}}}, "cell b: recipe 'mmme' is not known"),
         (
             {"cells": {"a": {"settings": {"motion": {"length": 0}}}}},
-            "cell a: motion.length: Input should be greater than or equal to 1 (got 0)",
+            "cell a: motion.length: Input should be at least 1 and at most 16 (got 0)",
         ),
         ({"finetune": {"labels": [3]}}, "set probe.train_clips to 39 or more"),
         ({"cells": {"a": {"seeds": [1]}, "a-s1": {}}, "seeds": [0]}, None),

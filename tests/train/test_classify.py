@@ -339,7 +339,10 @@ def test_flips_are_on_where_no_name_holds_a_direction(
         ("a.mp4,x,test\nb.mp4,y,test\n", "no video that can be read has the split `train`"),
         ("a.mp4,x,train\nb.mp4,y,test\n", "all videos to train on have the label 'x'"),
         ("a.mp4,x,train\nb.mp4,x,train\n", "two or more labels"),
-        ("a.mp4,x,train\nb.mp4,y,train\nc.mp4,,train\n", r"c\.mp4 has no label"),
+        (
+            "a.mp4,x,train\nb.mp4,y,train\nc.mp4,,train\n",
+            r"c\.mp4 is to be trained on, and has no label; give it",
+        ),
     ],
 )
 def test_data_that_cannot_be_learned_from_is_one_line(

@@ -164,7 +164,7 @@ def test_videos_of_one_class_can_be_tested(tmp_path: Path, made_folder: Path) ->
     assert result["chance"] == 1
     (tmp_path / "m.csv").write_text(f"path\n{made_folder.parent / 'x.mp4'}\n")
     write_video(made_folder.parent / "x.mp4")
-    with pytest.raises(ConfigError, match="videos of a known label are needed"):
+    with pytest.raises(ConfigError, match="no video has a label"):
         evaluate(config_of(tmp_path / "m", tmp_path / "m.csv", tmp_path / "e"))
     with pytest.raises(ConfigError, match="cannot be written to; choose another --out"):
         evaluate(config_of(tmp_path / "m", made_folder, made_folder.parent / "x.mp4" / "e"))

@@ -64,6 +64,30 @@ def test_the_grid_in_one_pass_equals_its_members_alone() -> None:
     assert (together[0].weight - together[1].weight).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("width", "threads"), [(16, 1), (40_000, 2)])
+def test_small_fits_run_on_one_thread(
+    width: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that wait for each other after each small operation cost ten times the work."""
+    seen: set[int] = set()
+    entropy = torch.nn.functional.cross_entropy
+
+    def noted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return entropy(logits, labels)
+
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        values, labels = torch.zeros(60, width), torch.arange(60) % 3
+        fit_linear(values, labels, [GridPoint(0.1, 0)], classes=3, config=config(epochs=1))
+        assert seen == {threads}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_separable_problem_is_solved_as_scipy_solves_it() -> None:
     """The optimum of the penalised loss, found by another optimiser (L-BFGS of SciPy)."""
     from scipy.optimize import minimize
@@ -194,7 +218,7 @@ def test_metadata_that_tells_the_label_is_found_out(labelled: Path, tmp_path: Pa
 def test_videos_without_labels_are_refused(tmp_path: Path, made_clip: Path) -> None:
     save_model(small_encoder(), tmp_path / "model", CLIP)
     (tmp_path / "videos.csv").write_text(f"path\n{made_clip}\n")
-    with pytest.raises(ConfigError, match="two or more labels"):
+    with pytest.raises(ConfigError, match="no video has a label; give its videos one in a column"):
         probe(config(init=tmp_path / "model", data=str(tmp_path / "videos.csv")))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from rich.console import Console
 
 from m3video.config import ClipConfig, ProbeConfig
 from m3video.errors import ConfigError
@@ -126,6 +128,26 @@ def test_more_labels_say_more_and_folds_are_counted_together() -> None:
         assert whole == pytest.approx([round(hit) for hit in whole]), "of all 150 test videos"
     row = format_result(result).splitlines()[1]
     assert row.endswith(f"{100 * means[2]:.1f} ± {100 * few['20']['error']:.1f}")
+
+
+def test_fits_are_counted_and_each_kind_is_told_as_soon_as_it_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("m3video.train.progress.PLAIN_EVERY", 0)
+    said = io.StringIO()
+    features = clouds(30, 1.0)
+    split = torch.arange(20), torch.arange(20, 30)
+    asked = config(shots=(1, 2), draws=2, epochs=2)
+    result = evaluate_features(
+        features, [split, split], names="abc", config=asked, console=Console(file=said, width=10)
+    )
+    lines = said.getvalue().splitlines()
+    counts = [f"{number}/10 fits" for number in range(1, 11)]
+    assert [line.rpartition(": ")[2] for line in lines[:10]] == counts
+    few = [f"{100 * result['few_shot']['linear'][shots]['mean']:.1f} %" for shots in ("1", "2")]
+    right = f"{100 * result['linear']:.1f} %"
+    assert lines[10] == f"linear probe: {right}, 1 a class {few[0]}, 2 a class {few[1]}"
+    assert lines[11] == "k-NN: 1/10 fits", "the other kind has not begun before"
 
 
 def test_settings_are_chosen_on_none_but_the_few(monkeypatch: pytest.MonkeyPatch) -> None:

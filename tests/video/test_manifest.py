@@ -238,6 +238,12 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         index(tmp_path, tmp_path)
 
 
+def test_a_single_video_is_no_list(made_clip: Path) -> None:
+    words = r"made\.mp4: one video; give its folder, or a list that names it"
+    with pytest.raises(ManifestError, match=words):
+        load_manifest(made_clip)
+
+
 def test_what_index_cannot_do_is_refused_before_scanning(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

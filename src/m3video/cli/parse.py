@@ -34,11 +34,27 @@ def parse(function: Callable[..., T] | type[T], arguments: list[str], *, verb: s
             read: T = tyro.cli(function, args=arguments, prog=f"m3video {verb}")
             return read
     except ValidationError as error:  # of settings that contradict each other
-        raise ConfigError(f"{one_line(error)}; see m3video {verb} --help") from None
+        reason = _as_given(one_line(error), arguments)
+        raise ConfigError(f"{reason}; see m3video {verb} --help") from None
     except SystemExit as error:
         if error.code in {0, None}:
             raise
-        raise ConfigError(f"{_plain(written.getvalue())}; see m3video {verb} --help") from None
+        reason = _as_given(_plain(written.getvalue()), arguments)
+        raise ConfigError(f"{reason}; see m3video {verb} --help") from None
+
+
+def _as_given(reason: str, arguments: list[str]) -> str:
+    """A reason that begins with the name of a setting, `val_share`, begins with the option that
+    gave it, `--val-share`.
+    """
+    name = re.match(r"[\w.]+(?=:? )", reason)
+    if name is None:
+        return reason
+    for argument in arguments:
+        given = argument.partition("=")[0]
+        if given.startswith("--") and given[2:].replace("-", "_") == name[0]:
+            return given + reason[name.end() :]
+    return reason
 
 
 def _plain(box: str) -> str:
@@ -52,6 +68,11 @@ def _plain(box: str) -> str:
     text = re.split(r"For full helptext|Argument helptext", text)[0]
     if "Unrecognized options: " in text:
         return _unknown_option(text)
+    missing = _missing(text)
+    if missing:
+        *others, last = missing
+        names = f"{', '.join(others)} and {last}" if others else last
+        return f"{names} {'are' if others else 'is'} required"
     choice = re.search(r"invalid choice (.+) for argument '(\S+)'\. Expected one of \((.+)\)", text)
     if choice is not None:
         allowed = ", ".join(sorted(re.findall(r"'([^']+)'", choice[3])))
@@ -72,12 +93,17 @@ def _plain(box: str) -> str:
     return text.removeprefix("settings.").replace(" : ", ": ")
 
 
+def _missing(text: str) -> list[str]:
+    """What is required and not given: options, or the kind of an argument without a name."""
+    return re.findall(r"(?:Missing from [^:]+:|\(required\)) (--[\w.-]+|PATH|STR)", text)
+
+
 def _unknown_option(text: str) -> str:
     """The first option that there is not, and what may be meant: the nearest first."""
     before, _, rest = text.rpartition("Unrecognized options: ")
     given, _, alike = rest.partition("Perhaps you meant:")
     name = re.split(r"[ ,=]", given.strip(), maxsplit=1)[0]
-    missing = re.findall(r"(?:Missing from [^:]+:|\(required\)) (--[\w.-]+|PATH|STR)", before)
+    missing = _missing(before)
     known = {*missing, *re.findall(r"(?<!\S)--[\w.-]+", alike)}
     nearness = {option: SequenceMatcher(None, name, option).ratio() for option in known}
     near = sorted((o for o in known if nearness[o] > NEAR), key=lambda o: -nearness[o])

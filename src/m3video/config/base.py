@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from m3video.errors import ConfigError
@@ -33,6 +42,33 @@ class Config(BaseModel):
                     {"there": there, "name": name},
                 )
         return data
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _range_is_told(
+        cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        """Of a number that is too large say also how small it may be, which pydantic does not."""
+        try:
+            return handler(value)
+        except ValidationError as error:
+            bounds = _bounds(cls.model_fields[info.field_name or ""])
+            if len(bounds) < 2 or not error.errors()[0]["type"].startswith(("greater", "less")):
+                raise
+            raise PydanticCustomError(
+                "out_of_range", "Input should be {bounds}", {"bounds": " and ".join(bounds)}
+            ) from None
+
+
+def _bounds(field: FieldInfo) -> list[str]:
+    """What limits a number, from below and from above."""
+    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    return [
+        f"{word} {getattr(limit, name)}"
+        for name, word in words.items()
+        for limit in field.metadata
+        if hasattr(limit, name)
+    ]
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -66,13 +102,20 @@ def read_yaml(path: Path, kind: str) -> tuple[Any, str]:
         kind: what the error calls it.
 
     Raises:
-        ConfigError: not YAML.
+        ConfigError: no such file, or not YAML.
     """
     try:
         text = path.read_text("utf-8")
         return yaml.safe_load(text), text
+    except OSError as error:
+        remedy = (
+            "give the config.yaml of a run" if kind == "config" else f"give the YAML of a {kind}"
+        )
+        missing = isinstance(error, FileNotFoundError)
+        why = "no such file" if missing else error.strerror or type(error).__name__
+        raise ConfigError(f"{path}: {why}; {remedy}") from error
     # Numbers and dates that are none are ValueErrors, lists in lists in lists a RecursionError.
-    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{path}: cannot be read as a YAML {kind}: {reason}") from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from m3video.report.facts import read_json_or_none
-from m3video.train.probe import KIND_NAMES
+from m3video.train.evaluate import KIND_NAMES
 
 
 @dataclass(frozen=True)

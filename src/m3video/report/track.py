@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -77,6 +77,7 @@ def track_video(config: TrackConfig) -> Path:
     with ExitStack() as stack:
         reader = stack.enter_context(VideoReader(config.video, threads=0))
         span = _span(config, reader)
+        stack.enter_context(_shorter_is_told(config, span))
         small = working_size(reader.height, reader.width, config.size)
         sources = []
         for name in config.flow:
@@ -137,6 +138,19 @@ def _span(config: TrackConfig, reader: VideoReader) -> range:
             f"spacing {config.spacing}: use 1 to {smaller} for {reader.height}×{reader.width}"
         )
     return range(start, start + count)
+
+
+@contextmanager
+def _shorter_is_told(config: TrackConfig, span: range) -> Iterator[None]:
+    """Where a frame cannot be decoded, say how many can be shown before it."""
+    try:
+        yield
+    except VideoError as error:
+        whole = 0 if error.frame is None else error.frame - span.start
+        if whole <= config.length:
+            raise
+        remedy = f"use --count {whole} for the {whole} frames before it"
+        raise VideoError(f"{error}; {remedy}", frame=error.frame) from error
 
 
 def _followed(

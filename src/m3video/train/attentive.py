@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from m3video.config import ProbeConfig
 from m3video.model.vit import Mlp, initialise
+from m3video.train.batches import threads_for
 from m3video.train.linear import GridPoint, make_grid
 from m3video.train.optim import parameter_groups
 
@@ -132,15 +133,16 @@ class AttentiveProbe:
         steps = self.config.attentive_epochs * -(-len(clips) // batch)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         generator = torch.Generator().manual_seed(self.config.seed)
-        for _ in range(self.config.attentive_epochs):
-            order = clips[torch.randperm(len(clips), generator=generator)]
-            for part in torch.split(order, batch):
-                tokens, truth = self._read(part), self.labels[self.clips[part]].to(self.device)
-                losses = [nn.functional.cross_entropy(model(tokens), truth) for model in models]
-                optimiser.zero_grad()
-                torch.autograd.backward(losses)
-                optimiser.step()
-                schedule.step()
+        with threads_for(batch * self.tokens[0].size * models[0].pool.heads):
+            for _ in range(self.config.attentive_epochs):
+                order = clips[torch.randperm(len(clips), generator=generator)]
+                for part in torch.split(order, batch):
+                    tokens, truth = self._read(part), self.labels[self.clips[part]].to(self.device)
+                    losses = [nn.functional.cross_entropy(model(tokens), truth) for model in models]
+                    optimiser.zero_grad()
+                    torch.autograd.backward(losses)
+                    optimiser.step()
+                    schedule.step()
         return models
 
     def _fresh(self, count: int) -> list[AttentiveClassifier]:

@@ -60,6 +60,26 @@ def cores_shared(device: torch.device, workers: int, before: int | None) -> Iter
         torch.set_num_threads(threads)
 
 
+SMALL = 2**22
+"""Products a step, below which one thread takes less than a millisecond."""
+
+
+@contextmanager
+def threads_for(products: int) -> Iterator[None]:
+    """One thread for thousands of small steps; for others as many as there were.
+
+    After each operation its threads wait for each other: of a small one that is most of the time,
+    and ten times the work where other processes want the cores.
+    """
+    threads = torch.get_num_threads()
+    if products < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def next_batch(batches: Iterator[Clips]) -> Clips:
     """The next batch.
 

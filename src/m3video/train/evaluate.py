@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from m3video.config import ProbeConfig
@@ -21,8 +22,12 @@ from m3video.train.attentive import AttentiveProbe
 from m3video.train.features import Features
 from m3video.train.few_shot import FewShot
 from m3video.train.linear import GridPoint, LinearProbe, NeighbourProbe, Probe
+from m3video.train.progress import Counter, say
 from m3video.train.splits import Split, check_shots, hold_out
 from m3video.train.step import choose_device
+
+KIND_NAMES = {"linear": "linear probe", "attentive": "attentive probe", "knn": "k-NN"}
+"""What the kinds are called where they are shown, in this order."""
 
 
 def evaluate_features(
@@ -32,6 +37,7 @@ def evaluate_features(
     names: Sequence[str],
     config: ProbeConfig,
     textures: Sequence[str] = (),
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Probe features over one or more splits; every test video is counted once.
 
@@ -42,6 +48,7 @@ def evaluate_features(
         config: the kinds, their grids, epochs, k and seed; the shots.
         textures: of every video, if accuracies of the linear probe are wanted for each of the test
             videos'.
+        console: where progress goes, and what each kind measured as soon as it is known.
 
     Returns:
         See `m3video.train.probe.probe`.
@@ -55,23 +62,31 @@ def evaluate_features(
     }
     chosen: dict[str, list[dict[str, float]]] = {}
     by_texture: dict[str, list[bool]] = {}
-    few = FewShot(config)
+    console = console or Console(quiet=True)
     check_shots(features.labels, splits, config.shots, names)
-    for train, test in splits:
-        probes = _probes(features, train, classes, config)
-        truth = features.labels[test]
-        for kind, probe in probes.items():
-            point = _choose(probe, train, features.groups, config.seed)
-            predicted = probe.predict(train, test, point)
-            confusion[kind].index_put_((truth, predicted), torch.ones_like(truth), accumulate=True)
-            if point is not None:
-                setting = {"lr": point.lr, "weight_decay": point.weight_decay}
-                chosen.setdefault(kind, []).append(setting)
-            if textures and kind == "linear":
-                for row, right in zip(test.tolist(), (predicted == truth).tolist(), strict=True):
-                    by_texture.setdefault(textures[row], []).append(right)
-        few.add(probes, features.labels, (train, test))
     tested = torch.cat([features.labels[test] for _, test in splits])
+    few = FewShot(config, len(tested))
+    for kind in config.kinds:
+        fits = len(splits) * (1 + len(config.shots) * config.draws)
+        with Counter(console, KIND_NAMES[kind], fits) as counter:
+            for train, test in splits:
+                probe = _probe(kind, features, train, classes, config)
+                truth = features.labels[test]
+                point = _choose(probe, train, features.groups, config.seed)
+                predicted = probe.predict(train, test, point)
+                counter.advance()
+                confusion[kind].index_put_(
+                    (truth, predicted), torch.ones_like(truth), accumulate=True
+                )
+                if point is not None:
+                    setting = {"lr": point.lr, "weight_decay": point.weight_decay}
+                    chosen.setdefault(kind, []).append(setting)
+                if textures and kind == "linear":
+                    right = (predicted == truth).tolist()
+                    for row, hit in zip(test.tolist(), right, strict=True):
+                        by_texture.setdefault(textures[row], []).append(hit)
+                few.add(kind, probe, features.labels, (train, test), counter)
+        say(console, _measured(kind, confusion[kind], few))
     result: dict[str, Any] = {
         "classes": classes,
         "chance": float(tested.bincount().max()) / len(tested),
@@ -92,30 +107,34 @@ def evaluate_features(
     return result
 
 
-def _probes(
-    features: Features, train: Tensor, classes: int, config: ProbeConfig
-) -> dict[str, Probe]:
-    """The kinds that are asked for, in their order; all training videos standardise features."""
+def _measured(kind: str, confusion: Tensor, few: FewShot) -> str:
+    """The accuracies of a kind in one line."""
+    right = float(confusion.diagonal().sum()) / float(confusion.sum())
+    shots = few.result().get(kind, {})
+    parts = [f"{count} a class {100 * found['mean']:.1f} %" for count, found in shots.items()]
+    return f"{KIND_NAMES[kind]}: {', '.join([f'{100 * right:.1f} %', *parts])}"
+
+
+def _probe(
+    kind: str, features: Features, train: Tensor, classes: int, config: ProbeConfig
+) -> Probe:
+    """A probe of one kind; all training videos standardise features."""
+    if kind == "attentive":
+        assert features.tokens is not None
+        assert features.clips is not None
+        return AttentiveProbe(
+            features.tokens,
+            features.clips,
+            features.labels,
+            classes=classes,
+            config=config,
+            device=choose_device(config.device),
+        )
     mean, deviation = features.values[train].mean(0), features.values[train].std(0)
     values = (features.values - mean) / (deviation + 1e-6)
-    found: dict[str, Probe] = {}
-    for kind in config.kinds:
-        if kind == "linear":
-            found[kind] = LinearProbe(values, features.labels, classes=classes, config=config)
-        elif kind == "knn":
-            found[kind] = NeighbourProbe(values, features.labels, classes=classes, config=config)
-        else:
-            assert features.tokens is not None
-            assert features.clips is not None
-            found[kind] = AttentiveProbe(
-                features.tokens,
-                features.clips,
-                features.labels,
-                classes=classes,
-                config=config,
-                device=choose_device(config.device),
-            )
-    return found
+    if kind == "linear":
+        return LinearProbe(values, features.labels, classes=classes, config=config)
+    return NeighbourProbe(values, features.labels, classes=classes, config=config)
 
 
 def _choose(probe: Probe, train: Tensor, groups: list[str] | None, seed: int) -> GridPoint | None:

@@ -6,7 +6,6 @@ tells the luck of the draw, not that of the test videos.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from m3video.config import ProbeConfig
 from m3video.train.linear import GridPoint, Probe
+from m3video.train.progress import Counter
 from m3video.train.splits import Split, draw_shots, hold_out_each
 
 
@@ -24,25 +24,24 @@ class FewShot:
 
     Attributes:
         config: the shots, the draws and their seed.
+        tested: test videos of all splits.
         hits: of each kind and number of shots, by draw.
-        tested: test videos so far.
     """
 
     config: ProbeConfig
+    tested: int
     hits: dict[str, dict[int, list[int]]] = field(default_factory=dict)
-    tested: int = 0
 
-    def add(self, probes: Mapping[str, Probe], labels: Tensor, split: Split) -> None:
+    def add(self, kind: str, probe: Probe, labels: Tensor, split: Split, counter: Counter) -> None:
         """Fit to few of the training videos of a split, and test all its test videos."""
         train, test = split
-        for name, probe in probes.items():
-            for shots in self.config.shots:
-                hits = self.hits.setdefault(name, {}).setdefault(shots, [0] * self.config.draws)
-                for draw in range(self.config.draws):
-                    few = draw_shots(labels, train, shots, draw, self.config.seed)
-                    found = probe.predict(few, test, few_shot_point(probe, labels, few, shots))
-                    hits[draw] += int((found == labels[test]).sum())
-        self.tested += len(test)
+        for shots in self.config.shots:
+            hits = self.hits.setdefault(kind, {}).setdefault(shots, [0] * self.config.draws)
+            for draw in range(self.config.draws):
+                few = draw_shots(labels, train, shots, draw, self.config.seed)
+                found = probe.predict(few, test, few_shot_point(probe, labels, few, shots))
+                hits[draw] += int((found == labels[test]).sum())
+                counter.advance()
 
     def result(self) -> dict[str, dict[str, dict[str, Any]]]:
         """{kind: {shots: {mean, error, accuracies}}}, accuracies 0 to 1, one a draw."""

@@ -1,6 +1,8 @@
 """Which labelled videos a classifier is trained on, and which it is tested on.
 
-A manifest's column `split` says so: `train` is trained on, `test`, or else `val`, is tested.
+Labels are those that a list or a manifest gives; of a folder they are its class folders.
+
+A manifest's column `split` says which: `train` is trained on, `test`, or else `val`, is tested.
 Without the column all videos are trained on, unless a share is held out (as `val`).
 """
 
@@ -17,7 +19,7 @@ from m3video.errors import ConfigError
 from m3video.train.batches import absolute
 from m3video.train.progress import say
 from m3video.video.columns import Videos
-from m3video.video.manifest import Manifest, Video, load_manifest
+from m3video.video.manifest import Manifest, Video, is_list, load_manifest
 
 SPLITS = ("train", "val", "test")
 
@@ -35,17 +37,10 @@ def read_labelled(data: str, workers: int, console: Console, *, least: int) -> M
         ManifestError: no such data.
         ConfigError: fewer labels, or a split that is not train, val or test.
     """
-    manifest = load_manifest(
-        data, workers=workers, labels_from_folders=True, decode=False, progress=True
-    )
+    manifest = load_labelled(data, workers)
     for entry in manifest.unreadable:
         say(console, f"unreadable: {entry.path}: {entry.reason}")
-    if len(manifest.labels) < least:
-        wanted = "two or more labels" if least > 1 else "a known label"
-        raise ConfigError(
-            f"{data}: videos of {wanted} are needed: give class folders, or a manifest with a "
-            "column `label`"
-        )
+    check_labels(manifest, data, least=least)
     named = {split_of(video) for video in manifest.videos}
     if named != {""} and not named <= set(SPLITS):
         found = ", ".join(repr(name) for name in sorted(named))
@@ -53,6 +48,43 @@ def read_labelled(data: str, workers: int, console: Console, *, least: int) -> M
             f"{data}: column split holds {found}; it must name train, val or test for every video"
         )
     return absolute(manifest)
+
+
+def load_labelled(data: str, workers: int) -> Manifest:
+    """Find videos and their labels; there may be none.
+
+    A list says its labels itself: of one without any, the folders are where its videos happen to
+    lie, as `videos`, and no classes.
+
+    Raises:
+        ManifestError: no such data.
+    """
+    by_folder = not is_list(data)
+    return load_manifest(
+        data, workers=workers, labels_from_folders=by_folder, decode=False, progress=True
+    )
+
+
+def check_labels(manifest: Manifest, data: str, *, least: int) -> None:
+    """Refuse fewer labels than are needed.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    labels = manifest.labels
+    if len(labels) >= least:
+        return
+    if labels:
+        raise ConfigError(
+            f"{data}: the only label is {labels[0]!r}; there must be videos of two or more labels"
+        )
+    remedy = (
+        "give its videos one in a column `label`, or write it by m3video index (shards: m3video "
+        "pack) with --labels-from-folders"
+        if is_list(data)
+        else "give class folders, or a manifest with a column `label`"
+    )
+    raise ConfigError(f"{data}: no video has a label; {remedy}")
 
 
 def split_of(video: Video) -> str:
@@ -110,7 +142,10 @@ def _to_train_on(manifest: Manifest, config: FinetuneConfig) -> Iterator[Video]:
         if split_of(video) != split:
             continue
         if video.label is None:
-            raise ConfigError(f"{config.data}: {video.path} has no label, and is to be trained on")
+            raise ConfigError(
+                f"{config.data}: {video.path} is to be trained on, and has no label; give it one, "
+                "or leave it out of the list"
+            )
         counts[video.label] += 1
         if config.labels is None or counts[video.label] <= config.labels:
             yield video
@@ -152,7 +187,10 @@ def tested_videos(
         )
     for video in videos:
         if video.label is None:
-            raise ConfigError(f"{config.data}: {video.path} has no label to be tested against")
+            raise ConfigError(
+                f"{config.data}: {video.path} has no label to be tested against; give it one, or "
+                "leave it out of the list"
+            )
         if video.label not in labels:
             raise ConfigError(
                 f"{config.data}: label {video.label!r} ({video.path}) is not a class of "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from m3video.config import ProbeConfig
+from m3video.train.batches import threads_for
 
 
 @dataclass(frozen=True)
@@ -138,16 +139,16 @@ def fit_linear(
     steps = config.epochs * -(-len(values) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(config.seed)
-    for _ in range(config.epochs):
-        order = torch.randperm(len(values), generator=generator)
-        for rows in torch.split(order, batch):
-            losses = [
-                nn.functional.cross_entropy(head(values[rows]), labels[rows]) for head in heads
-            ]
-            optimiser.zero_grad()
-            torch.autograd.backward(losses)
-            optimiser.step()
-            schedule.step()
+    with threads_for(batch * values.shape[1] * classes):
+        for _ in range(config.epochs):
+            order = torch.randperm(len(values), generator=generator)
+            for rows in torch.split(order, batch):
+                some, truth = values[rows], labels[rows]
+                losses = [nn.functional.cross_entropy(head(some), truth) for head in heads]
+                optimiser.zero_grad()
+                torch.autograd.backward(losses)
+                optimiser.step()
+                schedule.step()
     return [head.requires_grad_(False) for head in heads]
 
 

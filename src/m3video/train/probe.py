@@ -24,15 +24,16 @@ from m3video.errors import ConfigError
 from m3video.model.checkpoint import load_encoder
 from m3video.model.vit import VisionTransformer
 from m3video.train.classified import check_above
-from m3video.train.evaluate import evaluate_features
+from m3video.train.evaluate import KIND_NAMES, evaluate_features
 from m3video.train.features import Features, extract_features
 from m3video.train.labelled import shapes_test, shapes_train
+from m3video.train.labelled_videos import check_labels, load_labelled
 from m3video.train.splits import Split, check_shots, folds
 from m3video.train.step import choose_device
 from m3video.train.tokens import TokenFile, open_tokens
 from m3video.train.world import ALONE, World, join, local_device
 from m3video.video.loader import ClipSource, VideoClips
-from m3video.video.manifest import Manifest, Video, load_manifest
+from m3video.video.manifest import Manifest, Video
 from m3video.video.moving_shapes import CLASSES
 from m3video.video.sampling import plan_clip
 from m3video.whole import write_json
@@ -99,7 +100,9 @@ def _video_result(
         videos = [manifest.videos[i] for i in features.videos.tolist()]
         splits = _splits(videos, features.labels, config)
         measured = world.first(
-            lambda: evaluate_features(features, splits, names=manifest.labels, config=config)
+            lambda: evaluate_features(
+                features, splits, names=manifest.labels, config=config, console=world.console()
+            )
         )
     return {
         **measured,
@@ -180,18 +183,8 @@ def probe_manifest(config: ProbeConfig) -> Manifest:
 
 
 def _labelled_manifest(config: ProbeConfig) -> Manifest:
-    manifest = load_manifest(
-        config.data,
-        workers=config.workers,
-        labels_from_folders=True,
-        decode=False,
-        progress=True,
-    )
-    if len(manifest.labels) < 2:
-        raise ConfigError(
-            f"{config.data}: a probe needs videos of two or more labels: give class folders, "
-            "or a manifest with a column `label`"
-        )
+    manifest = load_labelled(config.data, config.workers)
+    check_labels(manifest, config.data, least=2)
     for video in manifest.videos:
         if video.label is None:
             raise ConfigError(
@@ -307,7 +300,14 @@ def probe_shapes(
         split = (torch.arange(len(train)), torch.arange(len(train), len(labels)))
         every = [*[""] * len(train), *textures] if textures else []
         return world.first(
-            lambda: evaluate_features(merged, [split], names=CLASSES, config=config, textures=every)
+            lambda: evaluate_features(
+                merged,
+                [split],
+                names=CLASSES,
+                config=config,
+                textures=every,
+                console=world.console(),
+            )
         )
 
 
@@ -317,10 +317,6 @@ def _result_path(config: ProbeConfig) -> Path:
     name = Path(config.data).resolve().stem if config.data != "moving-shapes" else config.data
     suffix = "-untrained" if config.untrained else ""
     return config.init / f"probe-{name}{suffix}.json"
-
-
-KIND_NAMES = {"linear": "linear probe", "attentive": "attentive probe", "knn": "k-NN"}
-"""What the kinds are called where they are shown, in this order."""
 
 
 def format_result(result: dict[str, Any]) -> str:

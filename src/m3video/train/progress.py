@@ -119,3 +119,47 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+
+class Counter:
+    """Works of one kind that are done, on stderr: a bar on a terminal, elsewhere a line now and
+    then, and none of what is done before the first is due.
+    """
+
+    def __init__(self, console: Console, title: str, total: int) -> None:
+        self._console = console
+        self._title = title
+        self._total = total
+        self._done = 0
+        self._said = time.monotonic()
+        self._bar = Progress(
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=total)
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._done += 1
+        self._bar.advance(self._task)
+        now = time.monotonic()
+        if not self._console.is_terminal and abs(now - self._said) >= PLAIN_EVERY:
+            self._said = now
+            say(self._console, f"{self._title}: {self._done}/{self._total} fits")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

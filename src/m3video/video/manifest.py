@@ -52,6 +52,7 @@ __all__ = [
     "Manifest",
     "Unreadable",
     "Video",
+    "is_list",
     "load_manifest",
     "write_manifest",
 ]
@@ -144,9 +145,8 @@ def scan_source(
     Without `by_index` the tars of a folder are read themselves, as their index may be an old one.
     """
     root = source if source.is_dir() else source.parent
-    index = source / INDEX
-    if by_index and source.is_dir() and shards_in(source) and is_index(index):
-        (listed, closed), shards = _in_columns(_read_source(index)), []
+    if by_index and _has_index(source):
+        (listed, closed), shards = _in_columns(_read_source(source / INDEX)), []
         _tell_unlisted(source, listed)
     else:
         listed, closed = _in_columns(_read_source(source))
@@ -195,6 +195,19 @@ def scan_source(
     videos = Videos(readable())
     unreadable = sorted((*closed, *failed), key=lambda entry: entry[0])
     return Manifest(videos, tuple(entry for _, entry in unreadable))
+
+
+def is_list(source: str | Path) -> bool:
+    """Whether a source names its videos, one a line, and so their labels: a list, a manifest, or
+    shards with an index; no folder of videos, and no tars without an index.
+    """
+    source = Path(source)
+    return _has_index(source) if source.is_dir() else source.suffix != ".tar"
+
+
+def _has_index(folder: Path) -> bool:
+    """Whether a folder of shards is read by its index."""
+    return folder.is_dir() and bool(shards_in(folder)) and is_index(folder / INDEX)
 
 
 def _in_columns(entries: Iterable[Video | Unreadable]) -> tuple[Videos, list[_Place]]:
@@ -254,6 +267,8 @@ def _read_source(source: Path) -> Iterator[Video | Unreadable]:
         return iter(_walk(source))
     if source.suffix == ".tar" and source.exists():
         return iter(())
+    if source.suffix.lower() in EXTENSIONS and source.is_file():
+        raise ManifestError(f"{source}: one video; give its folder, or a list that names it")
     try:
         if is_remote(source):
             source, text = read_index(source)

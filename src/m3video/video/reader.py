@@ -297,14 +297,16 @@ class VideoReader:
         except av.FFmpegError as error:
             raise self._undecodable(number, error) from error
         if frame is None:
-            raise VideoError(f"{self.path}: decoding ends at frame {number} of {self._count}")
+            ends = f"decoding ends at frame {number} of {self._count}"
+            raise VideoError(f"{self.path}: {ends}", frame=number)
         self._position = number + 1
         return frame
 
     def _undecodable(self, number: int, error: av.FFmpegError) -> VideoError:
         # A decoder says no more of a frame that is larger than its container told.
         large = f" (it may have {TOO_LARGE})" if isinstance(error, av.ArgumentError) else ""
-        return VideoError(f"{self.path}: frame {number} cannot be decoded: {reason(error)}{large}")
+        told = f"frame {number} cannot be decoded: {reason(error)}{large}"
+        return VideoError(f"{self.path}: {told}", frame=number)
 
     def _runs(self, wanted: Sequence[int]) -> Iterator[tuple[tuple[int, int], list[int]]]:
         """Split the wanted frames where a seek pays: the keyframe to seek, and the frames."""
