@@ -108,6 +108,25 @@ def test_arrays_that_say_they_are_encrypted(tmp_path: Path) -> None:
     refused(path, words="not a features file.*is encrypted")
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_characters_that_there_are_not(order: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz")
+    with zipfile.ZipFile(path) as archive:
+        arrays = {entry: archive.read(entry) for entry in archive.namelist()}
+    names = np.array(["a.mp4", "b.mp4", "c.mp4"]).astype(f"{order}U5")
+    for number, words in ((0x10FFFF, ""), (0x110000, "path holds numbers"), (2**32 - 1, "path")):
+        names.view(f"{order}u4")[7] = number
+        text = io.BytesIO()
+        np.save(text, names)
+        with zipfile.ZipFile(path, "w") as archive:
+            for entry, data in {**arrays, "path.npy": text.getvalue()}.items():
+                archive.writestr(entry, data)
+        if words:
+            refused(path, words=words)
+        else:
+            assert open_features(path).paths[1] == "b.\U0010ffffp4"
+
+
 @pytest.mark.parametrize("header", ["{'descr': (", "(1", "  1\n 2", "\0", "[" * 300, "lambda: 1"])
 def test_headers_of_arrays_that_are_no_literals(header: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.npz")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -180,8 +181,13 @@ def _parquet_chunks(path: Path) -> Iterator[NDArray[np.floating[Any]]]:
 def _read_npz(path: Path) -> tuple[str, dict[str, Any]]:
     _check_npz(path)
     with np.load(path, allow_pickle=False) as archive:
-        names = [name for name in archive.files if name not in ("feature", "metadata")]
-        return str(archive["metadata"]), {name: archive[name] for name in names}
+        arrays = {name: archive[name] for name in archive.files if name != "feature"}
+    for name, array in arrays.items():
+        if array.dtype.kind == "U" and array.size:
+            kind = np.dtype(np.uint32).newbyteorder(array.dtype.byteorder)
+            if int(np.atleast_1d(array).view(kind).max()) > sys.maxunicode:
+                raise ValueError(f"{name} holds numbers that are no characters")
+    return str(arrays.pop("metadata")), arrays
 
 
 def _check_npz(path: Path) -> None:
