@@ -238,7 +238,8 @@ def test_errors_of_files_are_one_line_and_of_the_machine_exit_1(
     def report(arguments: list[str]) -> int:
         error = OSError(number, os.strerror(number), "some/where")
         if noted:
-            raise NotWrittenError(f"some/where: cannot be written: {error.strerror}") from error
+            reason = f"some/where: cannot be written: {error.strerror}"
+            raise NotWrittenError.of(reason, error) from error
         raise error
 
     monkeypatch.setitem(VERBS, "report", report)

@@ -88,6 +88,7 @@ def write_slowly(path: Path, *, first_dies: bool) -> None:
 
 
 SLOW = """
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,7 @@ def report(arguments):
     run_jobs(write, paths, crashed=lambda path: None, workers=2, title="", progress=False)
 
 VERBS["report"] = report
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
 sys.exit(main(["report"]))
 """
 

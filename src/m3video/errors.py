@@ -1,5 +1,7 @@
 """The errors a user can meet. A message is one line: the value, what is allowed, what to do."""
 
+from typing import Self
+
 
 class M3VideoError(Exception):
     """Base of the errors that the command line shows as one line, with exit code 2.
@@ -40,7 +42,20 @@ class CheckpointError(M3VideoError):
 
 
 class NotWrittenError(CheckpointError):
-    """Weights that cannot be written, such as on a full disk. The message starts with the path."""
+    """Weights that cannot be written, such as on a full disk. The message starts with the path.
+
+    Attributes:
+        errno: of the file system's error, where it was one; it travels between processes.
+    """
+
+    errno: int | None = None
+
+    @classmethod
+    def of(cls, message: str, error: BaseException) -> Self:
+        """With the number of the error that it comes of."""
+        made = cls(message)
+        made.errno = getattr(error, "errno", None)
+        return made
 
 
 class RunFailedError(M3VideoError):

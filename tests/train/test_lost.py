@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
+import signal
 import socket
+import time
+from concurrent.futures import Future
 from pathlib import Path
+from traceback import StackSummary
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from m3video.cli import main
 from m3video.cli.launch import LOST, launch
-from m3video.errors import ConfigError, LostProcessError, RunFailedError
+from m3video.errors import (
+    ConfigError,
+    LostProcessError,
+    NotWrittenError,
+    RunFailedError,
+    StoppedError,
+)
+from m3video.train.interrupt import stoppable
 from m3video.train.loop import Loop
-from m3video.train.run import RunDirectory
+from m3video.train.run import RunDirectory, writing
+from m3video.train.sharded import ShardedWriter
 from m3video.train.step import choose_device
 from m3video.train.world import launch_id, told
 from tests.train.tiny import tiny_config
 
+TIMED = "[unbound_buffer.cc:85] Timed out waiting 1800000ms for recv operation to complete"
 RESET = "[pair.cc:534] Connection closed by peer [127.0.0.1]:29500"
 GONE = "NCCL error: remote process exited or there was a network error"
 MEMORY = "NCCL error: unhandled system error; No space left on device in /dev/shm"
 
 
-@pytest.mark.parametrize("message", [RESET, GONE])
+@pytest.mark.parametrize("message", [RESET, GONE, TIMED])
 def test_a_process_that_is_gone_is_told_from_others(
     monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
@@ -122,3 +138,46 @@ def test_a_torchrun_without_a_name_is_known_by_its_process(
     assert launch_id() == name
     monkeypatch.setattr(os, "getppid", os.getpid)
     assert launch_id() != name
+
+
+def test_exit_codes_of_what_cannot_be_written_are_alike_everywhere() -> None:
+    for number, code in ((errno.EACCES, 2), (errno.ENOSPC, 1)):
+        with pytest.raises(NotWrittenError) as caught, writing(Path("run")):
+            raise OSError(number, os.strerror(number))
+        sent = pickle.loads(pickle.dumps(caught.value))
+        assert [main.__globals__["_code"](error) for error in (caught.value, sent)] == [code] * 2
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "/data/peers/a.safetensors"), NotWrittenError),
+        (RuntimeError(RESET), LostProcessError),
+    ],
+)
+def test_a_full_disk_is_no_lost_process_whatever_its_path(
+    cause: Exception, kind: type[Exception]
+) -> None:
+    writer, writing = ShardedWriter.__new__(ShardedWriter), Future[None]()
+    writer._writing, writer._folder = writing, Path("run")
+    writing.set_exception(CheckpointException("write", {0: (cause, StackSummary())}))
+    with pytest.raises(kind):
+        writer.done(wait=True)
+
+
+def test_a_second_sigterm_waits_for_what_the_first_removes() -> None:
+    removed: list[str] = []
+
+    def work() -> None:
+        with stoppable():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                removed.append("what is half written")
+
+    with pytest.raises(StoppedError):
+        work()
+    assert removed
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -177,6 +178,15 @@ def full_part() -> None:
     mock.patch.object(HuggingFaceStorageWriter, "write_data", full).start()
 
 
+def slow_part(*arguments: Any) -> Any:
+    """A part of a checkpoint takes some seconds."""
+    time.sleep(3)
+    return write_data(*arguments)
+
+
+write_data = HuggingFaceStorageWriter.write_data
+
+
 def no_place() -> None:
     """A checkpoint that is written cannot take its place."""
     replace = Path.replace
@@ -258,6 +268,9 @@ def run_jobs(out: Path) -> None:
         settings = {"strategy": "fsdp", "checkpoint_every": 4}
         result["part"] = failing(out / "part", 0, full_part, **settings)
         result["place"] = failing(out / "place", 0, no_place, **settings)
+        settings = {"strategy": "fsdp", "checkpoint_every": 2}
+        with mock.patch.object(HuggingFaceStorageWriter, "write_data", slow_part):
+            result["meanwhile"] = failing(out / "meanwhile", 0, full_metrics, **settings)
     result["same"] = skipping(out / "skipped")
     settings = {"steps": 10, "max_unreadable": 0.5}
     pretrain(tiny_config(out / "unreadable", data=str(out.parent / "videos.csv"), train=settings))

@@ -644,16 +644,20 @@ def test_a_server_that_hangs_is_no_files_fault(
 
 
 def test_verbs_end_in_one_line_when_the_server_is_away(
-    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    packed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("aiohttp")
+    monkeypatch.setattr(shards, "_OUTAGE_AT_FIRST", 0)
     rows = [f"http://127.0.0.1:9/x.tar::512+{size}::a.mp4" for size in (5, 6)]
     (tmp_path / "m.csv").write_text("\n".join(["path", *rows]))
     for verb in (["index"], ["pack", "--workers", "0"]):
         assert main([*verb, str(tmp_path / "m.csv"), "--out", str(tmp_path / "out.csv")]) == 1
         said = capsys.readouterr().err
         assert said.count("\n") == 1
-        assert "http://127.0.0.1:9/x.tar: cannot be fetched: " in said
+        assert "http://127.0.0.1:9/x.tar: cannot be fetched, for 0 s now: " in said
     with serve(packed, away=(away := list[int]())) as (address, _):
         paths = [video.path for video in load_manifest(address).videos]
         away.append(10**6)
@@ -662,7 +666,8 @@ def test_verbs_end_in_one_line_when_the_server_is_away(
                 scan_videos(paths, workers=workers, decode=False, progress=False)
 
 
-def test_urls_of_single_videos_are_refused() -> None:
+def test_urls_of_single_videos_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_OUTAGE_AT_FIRST", 0)
     with pytest.raises(VideoError, match="only videos in shards"):
         VideoReader("http://127.0.0.1:9/a.mp4")
     with pytest.raises(UnreachableError, match="cannot be fetched"):

@@ -104,13 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _code(error: M3VideoError | OSError) -> int:
-    """The exit code that says whose fault it is; of what cannot be written its cause tells."""
-    cause = error.__cause__ if isinstance(error, NotWrittenError) else error
-    if isinstance(cause, OSError):
-        return 2 if cause.errno in USERS_FAULT else 1
+    """The exit code that says whose fault it is."""
+    if isinstance(error, OSError | NotWrittenError):
+        return 2 if error.errno in USERS_FAULT else 1
     if isinstance(error, LostProcessError):
         return LOST
-    return 1 if isinstance(error, RunFailedError | NotWrittenError) else 2
+    return 1 if isinstance(error, RunFailedError) else 2
 
 
 def _complain(verb: str, message: str, code: int = 2) -> int:

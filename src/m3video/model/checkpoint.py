@@ -50,7 +50,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             save_file(dense, aside)
             aside.chmod(mode)  # as the umask has it: safetensors makes files for the owner alone
         except SafetensorError as error:
-            raise NotWrittenError(f"{path}: cannot be written: {_reason(error)}") from error
+            reason = f"{path}: cannot be written: {_reason(error)}"
+            raise NotWrittenError.of(reason, error) from error
 
 
 def read_json(path: Path) -> Any:

@@ -36,6 +36,7 @@ def stoppable() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:
+            signal.signal(number, signal.SIG_IGN)  # schedulers repeat it while things are removed
             raise StoppedError(number)
         signal.signal(number, signal.SIG_DFL)  # processes that were forked end as ever
         os.kill(os.getpid(), number)

@@ -104,6 +104,8 @@ class Loop:
             try:
                 return self._go()
             except NotWrittenError as error:
+                if not self.run.config.exists():
+                    raise
                 raise self._not_written(error) from error
 
     def _go(self) -> Path:
@@ -136,10 +138,8 @@ class Loop:
             self._describe()
         self.run.create(self.config, self.data.manifest, device)
 
-    def _not_written(self, error: NotWrittenError) -> M3VideoError:
-        """What is kept, and how to go on; before there is a run, the error itself."""
-        if not self.run.config.exists():
-            return error
+    def _not_written(self, error: NotWrittenError) -> RunFailedError:
+        """What is kept, and how to go on."""
         places = whole_checkpoints(self.run.checkpoints)
         kept = f"{places[-1]} is kept" if places else "there is no checkpoint yet"
         return RunFailedError(
@@ -202,18 +202,20 @@ class Loop:
             yield log
 
     def _read_agreed(self, log: MetricsLog | None, display: Display, left: int) -> None:
-        """As `_read`, and a checkpoint that is written appears.
+        """As `_read`, and a checkpoint that is written appears, for which all look together."""
+        self._read(log, display, left)
+        with self._failing_together(), writing(self.run.path):
+            self.checkpoints.appear()
 
-        What rank 0 alone cannot write ends all processes before the next step.
-        """
+    @contextmanager
+    def _failing_together(self) -> Iterator[None]:
+        """What rank 0 alone cannot write ends all processes before the next step, and not now."""
         try:
-            self._read(log, display, left)
-            with writing(self.run.path):
-                self.checkpoints.appear()
+            yield
         except NotWrittenError as error:
             if self.world.size == 1:
                 raise
-            self._failed = error
+            self._failed = self._failed or error
 
     def _sync(self, log: MetricsLog | None) -> None:
         """Have what was measured on the disk, before a checkpoint that says it is."""
@@ -229,7 +231,8 @@ class Loop:
             self._count(taken.result)
             logged = taken.step % self.config.train.log_every == 0 or taken.step == self.steps
             if log is not None and (logged or not taken.result.finite):
-                log.write(self._metrics(taken))
+                with self._failing_together():
+                    log.write(self._metrics(taken))
             display.update(taken.step, taken.result.losses, self._clips_per_second, self.clock)
             self._warn(taken, display)
             self._stop_if_diverged(taken, display)

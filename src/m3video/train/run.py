@@ -77,7 +77,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where, why = error.filename or path, error.strerror or error
-        raise NotWrittenError(f"{where}: cannot be written: {why}") from error
+        raise NotWrittenError.of(f"{where}: cannot be written: {why}", error) from error
 
 
 class RunDirectory:

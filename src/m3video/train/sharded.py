@@ -80,9 +80,13 @@ class ShardedWriter:
         try:
             writing.result()
         except (CheckpointException, OSError, RuntimeError) as error:
-            if is_lost(error):
-                raise LostProcessError(f"another process of the run has ended: {error}") from error
-            raise NotWrittenError(f"{self._folder}: cannot be written: {_reason(error)}") from error
+            cause = _cause(error)
+            why = _reason(cause)
+            # What the file system says holds paths, which may read as anything.
+            if is_lost(cause) and not isinstance(cause, OSError):
+                raise LostProcessError(f"another process of the run has ended: {why}") from error
+            reason = f"{self._folder}: cannot be written: {why}"
+            raise NotWrittenError.of(reason, cause) from error
         return True
 
 
@@ -146,8 +150,13 @@ def _read(place: Path, tensors: dict[str, Tensor], *, alone: bool = False) -> No
         raise CheckpointError(f"{place}: cannot be read: {_reason(error)}") from error
 
 
-def _reason(error: BaseException) -> str:
-    """In one line; torch's error holds those of the processes, and says where each was raised."""
+def _cause(error: BaseException) -> BaseException:
+    """Torch's error holds those of the processes, each with where it was raised: the first."""
     if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
-    return " ".join(str(error).split())
+        return next(iter(error.failures.values()))[0]
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """In one line."""
+    return " ".join(str(_cause(error)).split())

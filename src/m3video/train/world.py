@@ -201,7 +201,7 @@ def told() -> Iterator[None]:
 
 def is_lost(error: BaseException) -> bool:
     """Whether it is what a process meets when another one has ended."""
-    broken = ("onnection", "peer", "Broken pipe", "remote process exited", "was aborted")
+    broken = ("onnection", "peer", "Broken pipe", "Timed out", "remote process exited", "aborted")
     return any(word in str(error) for word in broken)
 
 

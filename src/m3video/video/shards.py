@@ -22,16 +22,18 @@ import re
 import stat
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from m3video.errors import ConfigError, ManifestError, UnreachableError, VideoError
 from m3video.patience import outage_seconds
 from m3video.video.walk import is_remote, rooted, url
+
+T = TypeVar("T")
 
 INDEX = "index.csv"
 """The manifest of a folder of shards."""
@@ -162,14 +164,19 @@ def fetch(
             return file.read(max(end - start, 0))
     files, address = _filesystem(path), url(path)
     limit = outage_seconds() if seconds is None else seconds
+    return _asked(path, limit, lambda: bytes(files.cat_file(address, start=start or None, end=end)))
+
+
+def _asked(path: Path, limit: float, ask: Callable[[], T]) -> T:
+    """What a server answers, which may be away for `limit` seconds; raises as `fetch`."""
     began, (wait, longest) = time.monotonic(), _WAITS
     while True:
         try:
-            return bytes(files.cat_file(address, start=start or None, end=end))
-        except (FileNotFoundError, PermissionError):
-            raise
+            return ask()
         except Exception as error:  # each protocol's library has errors of its own
             if not _passes(error):
+                if isinstance(error, FileNotFoundError | PermissionError):
+                    raise
                 raise OSError(f"cannot be fetched: {_told(error)}") from error
             if time.monotonic() + wait - began > limit:
                 raise _unreachable(path, error, limit) from error
@@ -183,11 +190,13 @@ def _passes(error: Exception) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
-    if isinstance(error, FileNotFoundError | PermissionError | ValueError | TypeError):
+    ours = FileNotFoundError, PermissionError, ValueError, TypeError, LookupError, AttributeError
+    if isinstance(error, (*ours, MemoryError, NotImplementedError)):
         return False
     if isinstance(error, OSError) and error.errno == errno.EINVAL:  # s3fs: no such part of a file
         return False
-    return "Credentials" not in type(error).__name__
+    name = type(error).__name__  # of AWS's library
+    return not any(word in name for word in ("Credentials", "Token", "Validation"))
 
 
 def _cause(error: Exception) -> Exception:
@@ -206,7 +215,7 @@ def _told(error: Exception) -> str:
 
 def _unreachable(path: Path, error: Exception, seconds: float) -> UnreachableError:
     return UnreachableError(
-        f"{url(path)}: cannot be fetched{f', for {seconds:g} s now' if seconds else ''}: "
+        f"{url(path)}: cannot be fetched, for {seconds:g} s now: "
         f"{_told(error)}; no video is at fault: go on when its server answers"
     )
 
@@ -271,19 +280,23 @@ def check_remote(paths: Iterable[Path]) -> None:
     shard = next((place.shard for place in map(member_of, paths) if place is not None), None)
     if shard is None or not is_remote(shard):
         return
-    try:
-        with _filesystem(shard).open(url(shard), cache_type="none") as file:
+    files, address = _filesystem(shard), url(shard)
+
+    def ask() -> None:
+        with files.open(address, cache_type="none") as file:
             file.seek(tarfile.BLOCKSIZE)
             file.read(tarfile.BLOCKSIZE)
-    except ValueError:
-        raise ManifestError(
-            f"{url(shard)}: its server does not answer requests for a part of a file (HTTP Range): "
-            "use another server, s3, or a copy on a disk"
-        ) from None
-    except Exception as error:  # each protocol's library has errors of its own
-        if _passes(error):
-            raise _unreachable(shard, error, 0) from error
-        raise ManifestError(f"{url(shard)}: cannot be fetched: {_told(error)}") from error
+
+    try:
+        _asked(shard, _OUTAGE_AT_FIRST, ask)
+    except OSError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ManifestError(
+                f"{address}: its server does not answer requests for a part of a file (HTTP "
+                "Range): use another server, s3, or a copy on a disk"
+            ) from None
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise ManifestError(f"{address}: cannot be fetched: {_told(cause)}") from error
 
 
 @dataclass
