@@ -197,7 +197,7 @@ FAILED = {
     "place": "checkpoints/step-4: cannot be written: Read-only file system; stopped after step",
     # while a checkpoint in parts is under way
     "meanwhile": "meanwhile/metrics.jsonl: cannot be written: No space left on device; stopped "
-    "after step 3",
+    "after step 2",
 }
 
 

@@ -268,7 +268,7 @@ def run_jobs(out: Path) -> None:
         settings = {"strategy": "fsdp", "checkpoint_every": 4}
         result["part"] = failing(out / "part", 0, full_part, **settings)
         result["place"] = failing(out / "place", 0, no_place, **settings)
-        settings = {"strategy": "fsdp", "checkpoint_every": 2}
+        settings = {"strategy": "fsdp", "checkpoint_every": 1}
         with mock.patch.object(HuggingFaceStorageWriter, "write_data", slow_part):
             result["meanwhile"] = failing(out / "meanwhile", 0, full_metrics, **settings)
     result["same"] = skipping(out / "skipped")
