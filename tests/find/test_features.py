@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from m3video.errors import ConfigError
+from m3video.find import features
 from m3video.find.features import open_features
 from m3video.find.store import METADATA, part_table, write_features
 
@@ -208,3 +209,14 @@ def test_files_that_would_grow_take_no_memory(
     refused(path, words="says")
     assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
     tracemalloc.stop()
+
+
+def test_a_file_that_memory_has_no_room_for_is_not_called_broken_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(path: Path) -> None:
+        raise MemoryError
+
+    written = write(tmp_path / "a.parquet")
+    monkeypatch.setattr(features.pq, "read_metadata", none)
+    refused(written, words="needs more memory than there is")

@@ -8,6 +8,7 @@ import pickle
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from traceback import StackSummary
@@ -25,13 +26,15 @@ from m3video.errors import (
     RunFailedError,
     StoppedError,
 )
+from m3video.train import loop
 from m3video.train.interrupt import stoppable
-from m3video.train.loop import Loop
+from m3video.train.pretrain import pretrain
 from m3video.train.run import RunDirectory, writing
 from m3video.train.sharded import ShardedWriter
 from m3video.train.step import choose_device
 from m3video.train.world import launch_id, told
-from tests.train.tiny import tiny_config
+from m3video.video.loader import Clips
+from tests.train.tiny import read_metrics, tiny_config
 
 TIMED = "[unbound_buffer.cc:85] Timed out waiting 1800000ms for recv operation to complete"
 RESET = "[pair.cc:534] Connection closed by peer [127.0.0.1]:29500"
@@ -87,15 +90,24 @@ def test_the_first_process_tells_of_a_loss(
     assert ("Connection closed by peer" in capsys.readouterr().err) is told_by
 
 
-def test_after_a_loss_nothing_is_summed_or_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = Loop.__new__(Loop)
+def test_after_a_loss_nothing_is_summed_or_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure of the data is saved after; this is none, and saving needs the others."""
+    batches, asked = loop.next_batch, 0
 
-    def lose(load: object) -> None:
-        raise LostProcessError("gone")
+    def lose(given: Iterator[Clips]) -> Clips:
+        nonlocal asked
+        asked += 1
+        if asked == 4:
+            raise LostProcessError("gone")
+        return batches(given)
 
-    monkeypatch.setattr(loop, "_together", lose)  # anything else would meet attributes that lack
+    monkeypatch.setattr(loop, "next_batch", lose)
     with pytest.raises(LostProcessError, match="gone"):
-        loop._next_or_save(iter([]), None, None)  # type: ignore[arg-type]
+        pretrain(tiny_config(tmp_path / "run", train={"checkpoint_every": 100}))
+    assert len(read_metrics(tmp_path / "run")) == 2
+    assert not (tmp_path / "run" / "last").exists()
 
 
 def test_devices_are_not_one_device() -> None:

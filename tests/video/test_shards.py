@@ -693,3 +693,18 @@ def test_training_from_s3(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert_same(clips("s3://videos/sets", range(3)), clips(packed, range(3)))
     finally:
         server.stop()
+
+
+def test_a_video_that_memory_has_no_room_for_costs_itself(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = load_manifest(packed).videos[0].path
+
+    def none(*arguments: object, **more: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(shards, "fetch", none)
+    with pytest.raises(VideoError, match="needs more memory than there is"):
+        read_video(path)
+    with pytest.raises(MemoryError):
+        shards._asked(path, 60, none)

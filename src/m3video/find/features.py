@@ -143,9 +143,11 @@ def _naming(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError as error:
+        raise ConfigError(f"{path}: needs more memory than there is, or is broken") from error
     except (
         *(LookupError, AttributeError, ValueError, TypeError, OSError, EOFError, OverflowError),
-        *(MemoryError, RecursionError, NotImplementedError),
+        *(RecursionError, NotImplementedError),  # zipfile's, of other kinds of packing
         *(SyntaxError, TokenError),  # numpy's headers are literals of Python
         *(pa.ArrowException, zipfile.BadZipFile, zlib.error),
     ) as error:

@@ -64,7 +64,25 @@ class Clock:
         return sum(waited for _, waited in self._steps) / total if total else 0.0
 
 
-class Display:
+class _Live:
+    """A bar that is there while it is entered."""
+
+    _bar: Progress
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+
+class Display(_Live):
     """Progress on stderr: losses, clips a second, time left, share of time waiting for data."""
 
     def __init__(self, console: Console, verb: str, steps: int, done: int) -> None:
@@ -108,20 +126,8 @@ class Display:
         """Print a line, above the bar if there is one."""
         say(self._console, line)
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-
-class Counter:
+class Counter(_Live):
     """Works of one kind that are done, on stderr: a bar on a terminal, elsewhere a line now and
     then, and none of what is done before the first is due.
     """
@@ -151,15 +157,3 @@ class Counter:
         if not self._console.is_terminal and abs(now - self._said) >= PLAIN_EVERY:
             self._said = now
             say(self._console, f"{self._title}: {self._done}/{self._total} fits")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()

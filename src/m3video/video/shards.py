@@ -103,8 +103,9 @@ def read_video(path: Path) -> bytes | None:
     try:
         data = fetch(member.shard, start, end)
         known = len(data) == end - start and _says_size(member, data[: tarfile.BLOCKSIZE])
-    except OSError as error:
-        raise VideoError(f"{path}: {error.strerror or error}") from error
+    except (OSError, MemoryError) as error:
+        why = getattr(error, "strerror", None) or str(error) or "needs more memory than there is"
+        raise VideoError(f"{path}: {why}") from error
     if not known:
         raise VideoError(f"{path}: the shard is not the one that was indexed; index it again")
     return data[tarfile.BLOCKSIZE :]
@@ -175,7 +176,7 @@ def _asked(path: Path, limit: float, ask: Callable[[], T]) -> T:
             return ask()
         except Exception as error:  # each protocol's library has errors of its own
             if not _passes(error):
-                if isinstance(error, FileNotFoundError | PermissionError):
+                if isinstance(error, FileNotFoundError | PermissionError | MemoryError):
                     raise
                 raise OSError(f"cannot be fetched: {_told(error)}") from error
             if time.monotonic() + wait - began > limit:
