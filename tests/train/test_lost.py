@@ -193,3 +193,22 @@ def test_a_second_sigterm_waits_for_what_the_first_removes() -> None:
         work()
     assert removed
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_defect_in_one_of_several_is_shown_and_ends_it_without_waiting_for_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise KeyError("a defect")
+
+    codes: list[int] = []
+    monkeypatch.setitem(main.__globals__["VERBS"], "pretrain", fail)
+    monkeypatch.setitem(main.__globals__, "ended", lambda code: codes.append(code) or code)
+    with pytest.raises(KeyError):  # alone, Python shows it
+        main(["pretrain"])
+    assert codes == []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["pretrain"]) == 1
+    assert codes == [1]
+    assert "KeyError: 'a defect'" in capsys.readouterr().err
